@@ -1,0 +1,1 @@
+"""Data sets: preparing, checking and feeding them."""

@@ -1,0 +1,1 @@
+"""TFDS builders that prepare a data set into ArrayRecord without TensorFlow."""
