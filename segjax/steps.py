@@ -1,0 +1,181 @@
+"""Training and evaluation steps: pure functions, and the one place that maps them over devices."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from segjax import augment, losses, metrics, ops
+from segjax import state as state_lib
+from segjax.config import Config
+from segjax.state import TrainState
+
+AXIS = "batch"
+Batch = dict[str, jax.Array]  # image: uint8 [B, H, W, 3], label: int32 [B, H, W]
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    *,
+    config: Config,
+    tx: optax.GradientTransformation,
+    class_weights: jax.Array | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update from this device's share of a batch.
+
+    The gradient is that of `sum(loss) / count(valid)` over the global batch: devices differ in
+    their number of valid pixels, so both are summed before they are divided. Each image draws its
+    augmentation from its index in the global batch: the number of devices does not change it.
+
+    Args:
+      state: the same on every device.
+      batch: this device's images and labels, on the canvas.
+      key: of the run; the step is folded in here.
+      config: of the run; `config.model` shares BatchNorm statistics over the axis "batch".
+      tx: of `state.transformation`.
+      class_weights: float32 [C].
+
+    Returns:
+      The new state and the scalars "loss" and "grad_norm", the same on every device.
+    """
+    image, label, key = _augmented(batch, jax.random.fold_in(key, state.step), config)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+        outputs, batch_stats = state_lib.forward(
+            config.model, params, state.batch_stats, image, key
+        )
+        return _loss(outputs, label, config.loss, class_weights), batch_stats
+
+    (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    loss, grads = jax.lax.psum((loss, grads), AXIS)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    new = TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    return new, {"loss": loss, "grad_norm": optax.global_norm(grads)}
+
+
+def eval_step(
+    variables: dict[str, Any], batch: Batch, *, config: Config
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Confusion matrices of a batch, summed over devices, and this device's label maps.
+
+    The logits are resized to the label's size before the class is chosen.
+
+    Returns:
+      Confusion matrices int32 [C, C] by name: "all", and "trimap_<w>" by band width in pixels;
+      and the predictions, int32 [B, H, W].
+    """
+    image = augment.normalize(batch["image"].astype(jnp.float32), config.input)
+    outputs, _ = state_lib.forward(
+        config.model, variables["params"], variables["batch_stats"], image
+    )
+    logits, label = losses.match_resolution(
+        outputs["logits"],
+        batch["label"],
+        resolution="label",
+        align_corners=config.loss.align_corners,
+    )
+    prediction = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    count = functools.partial(
+        metrics.confusion_matrix, prediction=prediction, num_classes=config.model.num_classes
+    )
+    counts = {"all": count(label)}
+    for width in config.eval.trimap_widths:
+        counts[f"trimap_{width}"] = count(metrics.trimap(label, width))
+    return jax.lax.psum(counts, AXIS), prediction
+
+
+def batch_stats_step(
+    variables: dict[str, Any], batch: Batch, key: jax.Array, *, config: Config
+) -> Any:
+    """The BatchNorm statistics of one batch of whole, unaugmented images.
+
+    SegNet's workflow: the network runs over the training set in training mode and the batches'
+    means and variances are averaged (its script compute_bn_statistics.py).
+    """
+    model = state_lib.with_norm(config.model, decay=0.0, frozen=False)
+    image = augment.normalize(batch["image"].astype(jnp.float32), config.input)
+    key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+    _, batch_stats = state_lib.forward(
+        model, variables["params"], variables["batch_stats"], image, key
+    )
+    return batch_stats
+
+
+def parallel(
+    step: Callable[..., Any], *, out_axes: Any = None, donate: bool = False, **static: Any
+) -> Callable[..., Any]:
+    """Maps a step over all devices: first argument replicated, second split, further replicated.
+
+    The only pmap of the project. The state is never stacked: it goes in and comes out as one copy
+    per device without a leading axis.
+
+    Args:
+      step: one of the steps above.
+      out_axes: as for pmap; None for results that are equal on all devices.
+      donate: reuse the memory of the first argument.
+      **static: what does not change during a run, bound by name.
+    """
+    if "config" in static:
+        config = static["config"]
+        model = state_lib.with_norm(config.model, axis_name=AXIS)
+        static["config"] = dataclasses.replace(config, model=model)
+    bound = functools.partial(step, **static)
+
+    def mapped(*args: Any) -> Any:
+        return bound(*args)
+
+    def call(first: Any, batch: Batch, *rest: Any) -> Any:
+        return compiled(len(rest))(first, batch, *rest)
+
+    @functools.cache
+    def compiled(rest: int) -> Callable[..., Any]:
+        return jax.pmap(
+            mapped,
+            axis_name=AXIS,
+            in_axes=(None, 0, *[None] * rest),
+            out_axes=out_axes,
+            donate_argnums=0 if donate else (),
+        )
+
+    return call
+
+
+def _augmented(
+    batch: Batch, key: jax.Array, config: Config
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Augmented, normalised images, their labels, and a key of this device for dropout."""
+    count = batch["image"].shape[0]
+    device = jax.lax.axis_index(AXIS)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(device * count + jnp.arange(count))
+    change = functools.partial(augment.augment, config=config.augment, fill=config.input.mean)
+    image, label = jax.vmap(change)(keys, batch["image"], batch["label"])
+    # Indices of images are not negative: this key is none of theirs.
+    return augment.normalize(image, config.input), label, jax.random.fold_in(key, -1 - device)
+
+
+def _loss(
+    outputs: dict[str, jax.Array],
+    label: jax.Array,
+    config: Any,
+    class_weights: jax.Array | None,
+) -> jax.Array:
+    """This device's share of the weighted sum of the heads' losses."""
+    total = jnp.zeros((), jnp.float32)
+    for head, weight in config.heads.items():
+        logits, target = losses.match_resolution(
+            outputs[head], label, resolution=config.resolution, align_corners=config.align_corners
+        )
+        loss, count = losses.cross_entropy(logits, target, class_weights=class_weights)
+        total += weight * loss / jnp.maximum(jax.lax.psum(count, AXIS), 1.0)
+    return total
