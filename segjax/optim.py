@@ -145,10 +145,12 @@ def _multiply(multipliers: dict[str, float]) -> optax.GradientTransformation:
 
 
 def _average(decay: float) -> optax.GradientTransformation:
-    def init(params):
+    def init(params: optax.Params) -> AveragedState:
         return AveragedState(jax.tree.map(jnp.copy, params))
 
-    def update(updates, state, params):
+    def update(
+        updates: optax.Updates, state: AveragedState, params: optax.Params
+    ) -> tuple[optax.Updates, AveragedState]:
         mix = lambda a, p, u: decay * a + (1 - decay) * (p + u)
         return updates, AveragedState(jax.tree.map(mix, state.averaged, params, updates))
 

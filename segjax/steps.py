@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from segjax import augment, losses, metrics, ops
+from segjax import augment, losses, metrics
 from segjax import state as state_lib
 from segjax.config import Config
 from segjax.state import TrainState
@@ -113,42 +113,35 @@ def batch_stats_step(
 
 
 def parallel(
-    step: Callable[..., Any], *, out_axes: Any = None, donate: bool = False, **static: Any
+    step: Callable[..., Any],
+    *,
+    in_axes: tuple[Any, ...] = (None, 0, None),
+    out_axes: Any = None,
+    donate: bool = False,
+    config: Config,
+    **static: Any,
 ) -> Callable[..., Any]:
-    """Maps a step over all devices: first argument replicated, second split, further replicated.
+    """Maps a step over all devices: the only pmap of the project.
 
-    The only pmap of the project. The state is never stacked: it goes in and comes out as one copy
-    per device without a leading axis.
+    The state is never stacked: it goes in and comes out as one copy per device without a leading
+    axis. BatchNorm statistics are those of the global batch.
 
     Args:
       step: one of the steps above.
-      out_axes: as for pmap; None for results that are equal on all devices.
-      donate: reuse the memory of the first argument.
-      **static: what does not change during a run, bound by name.
+      in_axes: as for pmap: the state is replicated, the batch is split, the key is replicated.
+      out_axes: as for pmap: None for results that are equal on all devices.
+      donate: reuse the memory of the first argument for the result.
+      config: of the run.
+      **static: what else is bound by name and does not change during a run.
     """
-    if "config" in static:
-        config = static["config"]
-        model = state_lib.with_norm(config.model, axis_name=AXIS)
-        static["config"] = dataclasses.replace(config, model=model)
-    bound = functools.partial(step, **static)
-
-    def mapped(*args: Any) -> Any:
-        return bound(*args)
-
-    def call(first: Any, batch: Batch, *rest: Any) -> Any:
-        return compiled(len(rest))(first, batch, *rest)
-
-    @functools.cache
-    def compiled(rest: int) -> Callable[..., Any]:
-        return jax.pmap(
-            mapped,
-            axis_name=AXIS,
-            in_axes=(None, 0, *[None] * rest),
-            out_axes=out_axes,
-            donate_argnums=0 if donate else (),
-        )
-
-    return call
+    config = dataclasses.replace(config, model=state_lib.with_norm(config.model, axis_name=AXIS))
+    return jax.pmap(
+        functools.partial(step, config=config, **static),
+        axis_name=AXIS,
+        in_axes=in_axes,
+        out_axes=out_axes,
+        donate_argnums=0 if donate else (),
+    )
 
 
 def _augmented(

@@ -1,0 +1,144 @@
+"""Checkpoints of a run: asynchronous, atomic, the newest few and the best."""
+
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from segjax.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `workdir/checkpoints/<step>`.
+
+    A checkpoint holds the state, the position in the data and what is needed to use the network
+    without its training data: configuration, classes, palette. It appears under its name only
+    when it is complete; a process killed while writing leaves none or a whole one.
+    """
+
+    def __init__(self, workdir: str, *, keep: int = 3, read_only: bool = False) -> None:
+        """Opens the folder, and makes it unless `read_only`.
+
+        Args:
+          workdir: the folder of the run.
+          keep: newest checkpoints to keep, beside the one with the best "mean_iou".
+          read_only: change nothing.
+
+        Raises:
+          ValueError: `read_only` and there is no checkpoint.
+        """
+        root = pathlib.Path(workdir).expanduser().absolute() / "checkpoints"
+        if read_only and not any(root.glob("[0-9]*")):
+            found = "is empty" if root.exists() else "is missing"
+            raise ValueError(
+                f"{workdir} holds no checkpoint ({root} {found}); give the --workdir of a run that "
+                "has saved one"
+            )
+        policies = ocp.checkpoint_managers
+        best = policies.BestN(get_metric_fn=_mean_iou, n=1, keep_checkpoints_without_metrics=False)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            best_fn=_mean_iou,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
+            save_interval_steps=0 if read_only else 1,
+        )
+        self._manager = ocp.CheckpointManager(root, options=options)
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        *,
+        position: dict[str, Any],
+        metadata: dict[str, Any],
+        scores: dict[str, float] | None = None,
+    ) -> None:
+        """Starts writing a checkpoint; the state may be donated as soon as this returns.
+
+        Args:
+          step: batches seen.
+          state: replicated over the devices.
+          position: in the training data, JSON values.
+          metadata: JSON values.
+          scores: of the validation split; the best checkpoint is the one of the highest "mean_iou".
+        """
+        if step in self._manager.all_steps():
+            return
+        # On several processes a pmapped state is local to each, which Orbax does not write.
+        host = jax.device_get(state)
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(host),
+                position=ocp.args.JsonSave(position),
+                metadata=ocp.args.JsonSave(metadata),
+            ),
+            metrics=scores,
+        )
+
+    def latest(self) -> int | None:
+        """Returns the newest step, None when there is none."""
+        return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """Returns the step with the best "mean_iou", the newest when none was scored."""
+        scored = self._manager.best_step()
+        return self.latest() if scored is None else scored
+
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Returns the state and the position saved at a step.
+
+        Raises:
+          ValueError: the checkpoint is damaged, or is not one of a state like `like`.
+        """
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, jax.device_get(like))
+        restored = self._read(
+            step, state=ocp.args.StandardRestore(shapes), position=ocp.args.JsonRestore()
+        )
+        return restored.state, restored.position
+
+    def variables(self, step: int) -> dict[str, Any]:
+        """Returns what a prediction needs of the state saved at a step: "params" (their moving
+        average where the run keeps one) and "batch_stats", as numpy arrays."""
+        state = self._read(step, state=ocp.args.StandardRestore()).state
+        averaged = [
+            leaf["averaged"]
+            for leaf in jax.tree.leaves(state["opt_state"], is_leaf=_holds_average)
+            if _holds_average(leaf)
+        ]
+        params = averaged[0] if averaged else state["params"]
+        return {"params": params, "batch_stats": state["batch_stats"]}
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """Returns the metadata saved at a step."""
+        return self._read(step, metadata=ocp.args.JsonRestore()).metadata
+
+    def wait(self) -> None:
+        """Returns when everything is written; raises what went wrong while writing."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Writes everything and gives up the folder."""
+        self._manager.close()
+
+    def _read(self, step: int, **items: Any) -> Any:
+        folder = self._manager.directory / str(step)
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise ValueError(
+                f"checkpoint {folder} cannot be read: {error}\nIt is damaged, or holds another "
+                "network; start in another --workdir, or remove this folder to go on from an "
+                "earlier step"
+            ) from error
+
+
+def _mean_iou(scores: dict[str, float]) -> float:
+    return scores["mean_iou"]
+
+
+def _holds_average(leaf: Any) -> bool:
+    return isinstance(leaf, dict) and set(leaf) == {"averaged"}
