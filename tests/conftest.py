@@ -1,5 +1,7 @@
 """Strict settings for every test: four virtual devices, no silent promotion, no TensorFlow."""
 
+import importlib.abc
+import importlib.machinery
 import os
 import sys
 
@@ -7,7 +9,24 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
-sys.modules["tensorflow"] = None  # importing it anywhere is an error
+
+
+class NoTensorFlow(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Makes importing TensorFlow anywhere an error.
+
+    `sys.modules["tensorflow"] = None` would do, but tensorflow-datasets takes the mere key for an
+    imported TensorFlow and uses it.
+    """
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname.split(".")[0] == "tensorflow":
+            return importlib.machinery.ModuleSpec(fullname, self)
+
+    def create_module(self, spec):
+        raise ModuleNotFoundError(f"{spec.name} is blocked in the tests", name=spec.name)
+
+
+sys.meta_path.insert(0, NoTensorFlow())
 
 import jax
 import pytest
