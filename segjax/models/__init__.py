@@ -1,1 +1,25 @@
 """The networks, one paper per file."""
+
+from segjax.models.atrous import AtrousConv
+from segjax.models.deeplab_v1 import DeepLabV1
+from segjax.models.deeplab_v2 import DeepLabV2ResNet, DeepLabV2VGG, SumASPP
+from segjax.models.deeplab_v3 import ASPP, DeepLabV3, DeepLabV3Cascade, TorchvisionDeepLabV3
+from segjax.models.layers import Norm
+from segjax.models.pspnet import PSPNet, PyramidPooling
+from segjax.models.resnet import ResNet
+
+__all__ = [
+    "ASPP",
+    "AtrousConv",
+    "DeepLabV1",
+    "DeepLabV2ResNet",
+    "DeepLabV2VGG",
+    "DeepLabV3",
+    "DeepLabV3Cascade",
+    "Norm",
+    "PSPNet",
+    "PyramidPooling",
+    "ResNet",
+    "SumASPP",
+    "TorchvisionDeepLabV3",
+]

@@ -1,8 +1,10 @@
 """Parts that several networks share."""
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 
@@ -16,12 +18,12 @@ class Norm:
     axis_name: str | None = None  # mapped axis over which batch statistics are shared
 
 
-def batch_norm(norm: Norm, train: bool, dtype: str, name: str) -> nn.BatchNorm:
-    """Returns the BatchNorm layer that `norm` describes; statistics are always float32.
+def batch_norm(norm: Norm, train: bool, dtype: str, name: str) -> Callable[[jax.Array], jax.Array]:
+    """Returns the BatchNorm layer that `norm` describes, with statistics and affine in float32.
 
     `name` starts with "bn": the optimiser finds the affine parameters to freeze by that.
     """
-    return nn.BatchNorm(
+    layer = nn.BatchNorm(
         use_running_average=norm.frozen or not train,
         momentum=norm.decay,
         epsilon=norm.epsilon,
@@ -29,3 +31,5 @@ def batch_norm(norm: Norm, train: bool, dtype: str, name: str) -> nn.BatchNorm:
         axis_name=None if norm.frozen else norm.axis_name,
         name=name,
     )
+    # Flax subtracts the float32 mean from the input as it is: strict promotion wants one type.
+    return lambda x: layer(x.astype(jnp.float32))

@@ -1,0 +1,193 @@
+"""DeepLab v3 (Chen et al., 2017, arXiv 1706.05587): parallel and cascaded atrous convolution.
+
+Parameter paths: `backbone/...` (segjax.models.resnet); `aspp/conv1/kernel`, `aspp/bn1/{scale,bias}`
+to conv4 (1x1, then the rates in order), `aspp/conv_pool`, `aspp/bn_pool` (image-level features),
+`aspp/conv_project`, `aspp/bn_project`; `logits/{kernel,bias}`. The torchvision variant has
+`head/{conv,bn,logits}` and `aux/{conv,bn,logits}` in place of `logits`.
+
+Deviations: the stride lies in the 3x3 convolution of the first block of a stage, as in torch, so
+that its ImageNet weights load; the TensorFlow release has it in the last block. Logits are
+returned at the output stride and upsampled by the loss and the predictor. From scratch, kernels
+start He-normal.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from segjax.models.atrous import AtrousConv
+from segjax.models.layers import Norm, batch_norm
+from segjax.models.pspnet import FCNHead
+from segjax.models.resnet import ResNet
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling with image-level features (section 3.3).
+
+    A 1x1 convolution, one 3x3 convolution per rate and the mean of the whole map, each with
+    `features` channels, BatchNorm and ReLU, are concatenated in that order and projected to
+    `features` channels: float [B, H, W, C] to [B, H, W, features], any size.
+
+    The mean is over the map at hand. The TensorFlow release averages over a fixed window, the map
+    of the training crop (33x33 at 513); the two are the same at that size. In training the
+    BatchNorm of the pooled branch sees one value per image: with one image it gives its bias.
+
+    >>> aspp = ASPP(features=32, rates=(6, 12, 18))
+    >>> y, variables = aspp.init_with_output(jax.random.key(0), jnp.ones((2, 33, 33, 16)))
+    >>> y.shape, variables["params"]["conv_project"]["kernel"].shape
+    ((2, 33, 33, 32), (1, 1, 160, 32))
+    """
+
+    features: int = 256
+    rates: tuple[int, ...] = (6, 12, 18)
+    norm: Norm = dataclasses.field(default_factory=Norm)
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        def branch(x: jax.Array, suffix: str, size: int = 1, rate: int = 1) -> jax.Array:
+            conv = AtrousConv(
+                self.features, (size, size), rate=rate, dtype=self.dtype, name=f"conv{suffix}"
+            )
+            return nn.relu(batch_norm(self.norm, train, self.dtype, f"bn{suffix}")(conv(x)))
+
+        branches = [branch(x, "1")]
+        branches += [branch(x, str(i), 3, rate) for i, rate in enumerate(self.rates, start=2)]
+        pooled = branch(x.mean(axis=(1, 2), keepdims=True, dtype=jnp.float32), "_pool")
+        branches.append(jnp.broadcast_to(pooled, branches[0].shape))
+        return branch(jnp.concatenate(branches, axis=-1), "_project")
+
+
+def classifier(num_classes: int, dtype: str) -> nn.Conv:
+    """Returns the 1x1 convolution `logits`."""
+    return nn.Conv(
+        num_classes,
+        (1, 1),
+        dtype=dtype,
+        kernel_init=nn.initializers.truncated_normal(0.01),
+        name="logits",
+    )
+
+
+class DeepLabV3(nn.Module):
+    """DeepLab v3 with parallel atrous convolution, the paper's final model (section 4.2).
+
+    58,040,661 parameters for 21 classes; depth 50: 39,048,533. The variables do not depend on the
+    output stride: train at 16, evaluate at 8.
+
+    Maps float [B, H, W, 3] to {"logits": float32 [B, h, w, num_classes]}: 513 becomes 33 at output
+    stride 16 and 65 at 8. The paper upsamples them to the labels' size for the loss.
+    """
+
+    num_classes: int
+    depth: int = 101  # a key of resnet.STAGE_SIZES
+    output_stride: int = 16  # input pixels per pixel of the logits
+    multi_grid: tuple[int, ...] = (1, 2, 4)  # rates in stage 4, times the stage's
+    rates: tuple[int, ...] = (6, 12, 18)  # of ASPP at output stride 16; doubled at 8
+    features: int = 256  # channels of ASPP
+    dropout: float = 0.1  # before the classifier, as in the release; the paper names none
+    width: int = 64  # channels of the first convolution
+    norm: Norm = dataclasses.field(default_factory=lambda: Norm(decay=0.9997))
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        backbone = ResNet(
+            self.depth,
+            self.output_stride,
+            self.multi_grid,
+            width=self.width,
+            norm=self.norm,
+            dtype=self.dtype,
+            name="backbone",
+        )
+        x = backbone(image, train)["stage4"]  # [B, H/16, W/16, 2048]
+        rates = tuple(rate * 16 // self.output_stride for rate in self.rates)
+        x = ASPP(self.features, rates, self.norm, self.dtype, name="aspp")(x, train)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return {"logits": classifier(self.num_classes, self.dtype)(x).astype(jnp.float32)}
+
+
+class DeepLabV3Cascade(nn.Module):
+    """DeepLab v3 with cascaded atrous convolution: stage 4 copied three times (section 3.2).
+
+    Each copy doubles the rate. 82,706,517 parameters for 21 classes; depth 50: 63,714,389. The
+    default multi-grid is the best of Table 3.
+
+    Maps float [B, H, W, 3] to {"logits": float32 [B, h, w, num_classes]}, as DeepLabV3.
+    """
+
+    num_classes: int
+    depth: int = 101  # a key of resnet.STAGE_SIZES
+    output_stride: int = 16  # input pixels per pixel of the logits; up to 256 (Table 1)
+    multi_grid: tuple[int, ...] = (1, 2, 1)  # rates in stages 4 to 7, times the stage's
+    cascade: int = 3  # copies of stage 4; 0: "block4", 3: "block7"
+    width: int = 64  # channels of the first convolution
+    norm: Norm = dataclasses.field(default_factory=lambda: Norm(decay=0.9997))
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        backbone = ResNet(
+            self.depth,
+            self.output_stride,
+            self.multi_grid,
+            self.cascade,
+            width=self.width,
+            norm=self.norm,
+            dtype=self.dtype,
+            name="backbone",
+        )
+        x = backbone(image, train)[f"stage{4 + self.cascade}"]  # [B, H/16, W/16, 2048]
+        return {"logits": classifier(self.num_classes, self.dtype)(x).astype(jnp.float32)}
+
+
+class TorchvisionDeepLabV3(nn.Module):
+    """torchvision's deeplabv3_resnet50 and deeplabv3_resnet101, for their published weights.
+
+    Other than the paper's: output stride 8 with no multi-grid, the first block of a dilated stage
+    at the rate before, a 3x3 convolution after ASPP, an auxiliary head on stage 3 (loss weight
+    0.5), and align_corners False wherever its logits are resized. 60,996,202 parameters for 21
+    classes; depth 50: 42,004,074.
+
+    Maps float [B, H, W, 3] to float32 [B, h, w, num_classes] under "logits" and "aux".
+    """
+
+    num_classes: int
+    depth: int = 101  # a key of resnet.STAGE_SIZES
+    rates: tuple[int, ...] = (12, 24, 36)  # of ASPP
+    features: int = 256  # channels of ASPP
+    width: int = 64  # channels of the first convolution
+    norm: Norm = dataclasses.field(default_factory=Norm)
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        backbone = ResNet(
+            self.depth,
+            output_stride=8,
+            first_rate="previous",
+            width=self.width,
+            norm=self.norm,
+            dtype=self.dtype,
+            name="backbone",
+        )
+        ends = backbone(image, train)
+        x = ASPP(self.features, self.rates, self.norm, self.dtype, name="aspp")(
+            ends["stage4"], train
+        )
+        x = nn.Dropout(0.5, deterministic=not train)(x)
+        head = FCNHead(
+            self.num_classes, self.features, norm=self.norm, dtype=self.dtype, name="head"
+        )
+        aux = FCNHead(
+            self.num_classes,
+            ends["stage3"].shape[-1] // 4,
+            dropout=0.1,
+            norm=self.norm,
+            dtype=self.dtype,
+            name="aux",
+        )
+        return {"logits": head(x, train), "aux": aux(ends["stage3"], train)}
