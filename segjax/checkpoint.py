@@ -17,7 +17,9 @@ class Checkpoints:
     when it is complete; a process killed while writing leaves none or a whole one.
     """
 
-    def __init__(self, workdir: str, *, keep: int = 3, read_only: bool = False) -> None:
+    def __init__(
+        self, workdir: str | pathlib.Path, *, keep: int = 3, read_only: bool = False
+    ) -> None:
         """Opens the folder, and makes it unless `read_only`.
 
         Args:
@@ -88,6 +90,19 @@ class Checkpoints:
         scored = self._manager.best_step()
         return self.latest() if scored is None else scored
 
+    def find(self, name: str) -> int:
+        """Returns the step that "best", "latest" or a number means.
+
+        Raises:
+          ValueError: there is no such checkpoint.
+        """
+        named = {"best": self.best, "latest": self.latest}
+        step = named[name]() if name in named else int(name) if name.isdigit() else None
+        if step not in self._manager.all_steps():
+            saved = ", ".join(map(str, self._manager.all_steps()))
+            raise ValueError(f"no checkpoint {name!r}; accepted are best, latest, {saved}")
+        return step
+
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Returns the state and the position saved at a step.
 
@@ -120,7 +135,10 @@ class Checkpoints:
         """Returns when everything is written; raises what went wrong while writing."""
         self._manager.wait_until_finished()
 
-    def close(self) -> None:
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Writes everything and gives up the folder."""
         self._manager.close()
 

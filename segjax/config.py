@@ -5,6 +5,7 @@ line, `--config.optim.lr=0.02`, and a wrong name or type fails there, before any
 """
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
@@ -130,3 +131,120 @@ class Config:
     optim: Optim = dataclasses.field(default_factory=Optim)
     train: Train = dataclasses.field(default_factory=Train)
     eval: Eval = dataclasses.field(default_factory=Eval)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns a configuration as JSON values; a network carries the name of its class."""
+    return _plain(config)
+
+
+def from_dict(values: Mapping[str, Any], classes: Mapping[str, type]) -> Config:
+    """Builds the configuration that `to_dict` was given.
+
+    Args:
+      values: as read from JSON.
+      classes: the classes a network or one of its fields may have, by name.
+
+    Raises:
+      ValueError: a class or a field is unknown: the file is from another version.
+    """
+    model = _object(values["model"], classes)
+    parts = {f.name: f for f in dataclasses.fields(Config) if f.name != "model"}
+    config = Config(model=model)
+    for name, part in values.items():
+        if name == "model":
+            continue
+        if name not in parts:
+            raise ValueError(f"configuration has a part {name!r}; accepted are {sorted(parts)}")
+        known = {f.name for f in dataclasses.fields(parts[name].default_factory)}
+        if not set(part) <= known:
+            raise ValueError(f"configuration has {name}.{min(set(part) - known)}, which is unknown")
+        for field, value in part.items():
+            setattr(getattr(config, name), field, _tuples(value))
+    return config
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Yields a line "optim.lr: 0.1 -> 0.01" for each value in which two dictionaries differ."""
+    for name in sorted({*old, *new}):
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from differences(a, b, f"{path}{name}.")
+        elif a != b:
+            yield f"{path}{name}: {a} -> {b}"
+
+
+def check(config: Config) -> None:
+    """Raises ValueError, naming the field, where a value can be seen to be wrong."""
+    train, augment, loss = config.train, config.augment, config.loss
+    _accept("loss.resolution", loss.resolution, ("label", "logits"))
+    _accept("optim.schedule", config.optim.schedule, ("poly", "fixed", "step"))
+    positive = {
+        "train.steps": train.steps,
+        "train.batch_size": train.batch_size,
+        "train.log_every": train.log_every,
+        "train.checkpoint_every": train.checkpoint_every,
+        "train.keep": train.keep,
+        "eval.batch_size": config.eval.batch_size,
+        "optim.accumulate": config.optim.accumulate,
+        "data.threads": config.data.threads,
+        "data.prefetch": config.data.prefetch,
+    }
+    for field, value in positive.items():
+        if value < 1:
+            raise ValueError(f"{field} is {value}; it must be 1 or more")
+    for field in ("flip", "rotate_prob", "blur_prob"):
+        if not 0 <= getattr(augment, field) <= 1:
+            value = getattr(augment, field)
+            raise ValueError(f"augment.{field} is {value}; a probability is in 0..1")
+    scales = (*augment.scales, *augment.scale_range)
+    if min(scales) <= 0 or augment.scale_range[0] > augment.scale_range[1]:
+        raise ValueError(
+            f"augment.scales is {augment.scales} and augment.scale_range {augment.scale_range}; "
+            "factors are positive and a range goes from the smaller to the larger"
+        )
+    if min(config.input.std) <= 0:
+        raise ValueError(f"input.std is {config.input.std}; each must be above 0")
+    if not loss.heads:
+        raise ValueError('loss.heads is empty; write at least {"logits": 1.0}')
+    for part in (config.data.canvas, augment.crop):
+        if len(part) != 2 or min(part) < 0:
+            raise ValueError(f"{part} is no size; give height, width in pixels")
+
+
+def _accept(field: str, value: Any, accepted: tuple[Any, ...]) -> None:
+    if value not in accepted:
+        raise ValueError(f"{field} is {value!r}; accepted are {', '.join(map(repr, accepted))}")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        # A Flax module has two fields of its own, which say where it stands in another.
+        names = [f.name for f in dataclasses.fields(value) if f.name not in ("parent", "name")]
+        plain = {name: _plain(getattr(value, name)) for name in names}
+        configuration = type(value).__module__ == __name__
+        return plain if configuration else {"class": type(value).__name__, **plain}
+    if isinstance(value, Mapping):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _object(values: Any, classes: Mapping[str, type]) -> Any:
+    if not isinstance(values, Mapping):
+        return _tuples(values)
+    if "class" not in values:
+        return {key: _object(v, classes) for key, v in values.items()}
+    name = values["class"]
+    if name not in classes:
+        raise ValueError(f"no class {name!r} in segjax.models; known are {', '.join(classes)}")
+    fields = {key: _object(v, classes) for key, v in values.items() if key != "class"}
+    try:
+        return classes[name](**fields)
+    except TypeError as error:
+        raise ValueError(f"{name} cannot be built from the configuration: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

@@ -93,7 +93,7 @@ def make(
     if optim.ema_decay:
         transform = optax.chain(transform, _average(optim.ema_decay))
     if optim.accumulate > 1:
-        transform = optax.MultiSteps(transform, optim.accumulate).gradient_transformation()
+        transform = _accumulate(transform, optim.accumulate)
     return transform
 
 
@@ -142,6 +142,19 @@ def _multiply(multipliers: dict[str, float]) -> optax.GradientTransformation:
     return optax.stateless(
         lambda updates, _: by_path(updates, lambda path, u: u * _first(multipliers, path))
     )
+
+
+def _accumulate(
+    transform: optax.GradientTransformation, batches: int
+) -> optax.GradientTransformation:
+    several = optax.MultiSteps(transform, batches).gradient_transformation()
+
+    def update(*args: Any) -> tuple[optax.Updates, optax.OptState]:
+        # Its running mean divides float32 by int32, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            return several.update(*args)
+
+    return optax.GradientTransformation(several.init, update)
 
 
 def _average(decay: float) -> optax.GradientTransformation:

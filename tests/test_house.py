@@ -25,6 +25,7 @@ RULES = {
     "optim.py": NUMERIC | {"optax", "segjax.config"},
     "state.py": NUMERIC | {"flax", "optax", "segjax.config", "segjax.optim"},
     "steps.py": NUMERIC
+    | {"optax"}
     | {f"segjax.{m}" for m in ("augment", "losses", "metrics", "state", "config", "ops")},
     "config.py": {"ml_collections", "absl"},
     "checkpoint.py": NUMERIC | {"orbax", "segjax.config", "segjax.state"},

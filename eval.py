@@ -1,0 +1,60 @@
+"""Scores a trained network: python eval.py --workdir=runs/segnet [--split=test]
+
+The configuration is the one the run was trained with; --config.data.dir=... and the like change
+it. Prints a table with a row per class, and writes eval/ and images/ in the workdir.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+import segjax.flags
+from segjax import checkpoint, log, runs
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run of train.py.")
+SPLIT = flags.DEFINE_string(
+    "split", None, "A split of the data set; by default the one of the run."
+)
+STEP = flags.DEFINE_string("step", "best", "The checkpoint: best, latest, or the number of a step.")
+
+
+def main(_: list[str]) -> None:
+    """Evaluates from the command line; a mistake of the user's ends it with one message."""
+    logging.set_verbosity(logging.ERROR)  # Orbax reports every file it reads
+    try:
+        evaluate(flags.FLAGS.config, pathlib.Path(WORKDIR.value).expanduser())
+    except ValueError as error:
+        sys.exit(f"eval.py: {error}")
+
+
+def evaluate(config: runs.Config, workdir: pathlib.Path) -> None:
+    """Scores a checkpoint on a split."""
+    with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+        step = checkpoints.find(STEP.value)
+        variables = checkpoints.variables(step)
+    prepared = runs.prepare(config)
+    split = SPLIT.value or config.data.val_split
+    result = runs.evaluator(config, prepared)(variables, split)
+    runs.write_evaluation(result, prepared.dataset, workdir, f"{split}_{step:06d}")
+    title = f"{workdir}, step {step}, {split}"
+    log.console.print(result.table(prepared.dataset.classes, title))
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the flags; `--config.field=value` changes the configuration of the run."""
+    workdir = segjax.flags.value_of(argv, "workdir")
+    try:
+        if workdir is None and not {"--help", "--helpfull", "--helpshort", "-h"} & set(argv):
+            raise ValueError("--workdir is missing; give the folder of a run of train.py")
+        config = runs.read_config(workdir) if workdir else None
+    except ValueError as error:
+        sys.exit(f"eval.py: {error}")
+    if config is not None:
+        config_flags.DEFINE_config_dataclass("config", config)
+    return segjax.flags.parse(argv, lambda: config)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

@@ -1,0 +1,76 @@
+"""The command line of a configuration: `--config=FILE --config.optim.lr=0.02`."""
+
+import dataclasses
+import difflib
+import pathlib
+import runpy
+import sys
+from typing import Any
+
+from absl import flags
+
+from segjax.config import Config
+
+
+def parse(argv: list[str], load: Any = None) -> list[str]:
+    """Parses the flags of a program; a mistake in `--config...` ends it with one clear line.
+
+    Args:
+      argv: of the program.
+      load: returns the configuration that `--config.field=value` changes; by default that of the
+        file named by `--config`.
+    """
+    try:
+        try:
+            return flags.FLAGS(argv)
+        except (KeyError, AttributeError, TypeError, IndexError, OSError) as error:
+            raise ValueError(_explain(argv, load or (lambda: _of_file(argv))) or error) from error
+    except (ValueError, flags.Error) as error:
+        sys.exit(f"{pathlib.Path(argv[0]).name}: {error}\nSee --help.")
+
+
+def value_of(argv: list[str], name: str) -> str | None:
+    """Returns the value of `--name=value` or `--name value`, before flags are parsed."""
+    for i, word in enumerate(argv):
+        if word.startswith((f"--{name}=", f"-{name}=")):
+            return word.split("=", 1)[1]
+        if word in (f"--{name}", f"-{name}") and i + 1 < len(argv):
+            return argv[i + 1]
+    return None
+
+
+def _of_file(argv: list[str]) -> Config:
+    path = value_of(argv, "config")
+    if not path or not pathlib.Path(path).is_file():
+        known = ", ".join(sorted(map(str, pathlib.Path("configs").glob("*.py"))))
+        raise ValueError(f"--config is {path}: no such file; give one of {known}")
+    return runpy.run_path(path)["get_config"]()
+
+
+def _explain(argv: list[str], load: Any) -> str | None:
+    """Says which `--config.field` does not exist, and which do."""
+    config = load()
+    for word in argv:
+        if not word.startswith("--config."):
+            continue
+        path = word.split("=", 1)[0].removeprefix("--config.").split(".")
+        holder: Any = config
+        for name in path:
+            if isinstance(holder, dict):
+                break
+            fields = _fields(holder)
+            if name not in fields:
+                near = difflib.get_close_matches(name, fields, 1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                return (
+                    f"{word}: {type(holder).__name__} has no field {name!r}.{hint} Its fields: "
+                    f"{', '.join(fields) or 'none'}."
+                )
+            holder = getattr(holder, name)
+    return None
+
+
+def _fields(holder: Any) -> list[str]:
+    if not dataclasses.is_dataclass(holder):
+        return []
+    return [f.name for f in dataclasses.fields(holder) if f.name not in ("parent", "name")]

@@ -1,0 +1,222 @@
+"""What the programs share about a run: its folder, its start, its evaluations."""
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from segjax import config as config_lib
+from segjax import evaluate, log, models, pictures, state, steps
+from segjax.config import Config
+from segjax.data import datasets, pipeline
+
+
+def read_config(workdir: str) -> Config:
+    """Returns the configuration that a run was started with.
+
+    Raises:
+      ValueError: the folder is missing or holds no run.
+    """
+    path = pathlib.Path(workdir).expanduser() / "config.json"
+    if not path.is_file():
+        found = "holds no config.json" if path.parent.is_dir() else "does not exist"
+        raise ValueError(f"--workdir {workdir} {found}; give the folder of a run of train.py")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    return config_lib.from_dict(values, classes())
+
+
+def classes() -> dict[str, type]:
+    """Returns the classes a configuration may name."""
+    return {name: getattr(models, name) for name in models.__all__}
+
+
+def prepare(config: Config) -> datasets.Prepared:
+    """Prepares the data of a run, after everything that can be checked has been.
+
+    Raises:
+      ValueError: configuration, data and devices do not fit together.
+    """
+    config_lib.check(config)
+    for field, size in (("train", config.train.batch_size), ("eval", config.eval.batch_size)):
+        if size % jax.device_count():
+            fitting = -(-size // jax.device_count()) * jax.device_count()
+            raise ValueError(
+                f"{field}.batch_size is {size}, which {jax.device_count()} devices cannot share "
+                f"equally; write --config.{field}.batch_size={fitting}"
+            )
+    prepared = datasets.prepare(config.data)
+    given, names = config.model.num_classes, prepared.dataset.classes
+    if given != len(names):
+        raise ValueError(
+            f"model.num_classes is {given} but {config.data.name} has {len(names)} classes "
+            f"({', '.join(names[:4])}, ...); write --config.model.num_classes={len(names)}"
+        )
+    norm = getattr(config.model, "norm", None)
+    if norm is not None and not norm.frozen and config.train.batch_size < 8:
+        log.console.print(
+            f"[yellow]global batch {config.train.batch_size} with trainable BatchNorm: statistics "
+            "will be poor. Options: a larger --config.train.batch_size; statistics of the whole "
+            "training set at the end, --config.train.recompute_batch_stats=-1; statistics frozen "
+            "at those of trained weights, --config.model.norm.frozen=True"
+        )
+    return prepared
+
+
+def class_weights(config: Config, prepared: datasets.Prepared) -> np.ndarray | None:
+    """Returns the loss weights float32 [C] that `loss.class_weights` asks for, None for none.
+
+    Raises:
+      ValueError: the text is neither empty, "median_frequency" nor one number per class.
+    """
+    text = config.loss.class_weights
+    if not text:
+        return None
+    if text == "median_frequency":
+        return np.asarray(prepared.class_weights, np.float32)
+    try:
+        weights = np.array([float(part) for part in text.split(",")], np.float32)
+    except ValueError:
+        weights = np.zeros(0, np.float32)
+    if len(weights) != config.model.num_classes or not (weights >= 0).all():
+        raise ValueError(
+            f"loss.class_weights is {text!r}; accepted are '', 'median_frequency' and "
+            f"{config.model.num_classes} numbers, '1.0,0.5,...'"
+        )
+    return weights
+
+
+def initial_state(config: Config) -> tuple[state.TrainState, optax.GradientTransformation]:
+    """Returns the state of a run at step 0 and its optimiser."""
+    key = jax.random.fold_in(jax.random.key(config.train.seed), -1)  # steps fold in 0, 1, ...
+    crop = config.augment.crop if min(config.augment.crop) else (64, 64)
+    variables = state.init_variables(config.model, key, crop)
+    if config.train.init_from:
+        raise ValueError("not yet")
+    tx = state.transformation(config, variables["params"])
+    return state.create(variables, tx), tx
+
+
+def train_batches(config: Config, prepared: datasets.Prepared) -> pipeline.Batches:
+    """Returns the batches of a training run."""
+    return pipeline.train_batches(
+        prepared,
+        config.data,
+        batch_size=config.train.batch_size,
+        devices=jax.local_devices(),
+        seed=config.train.seed,
+        fill=config.input.mean,
+    )
+
+
+def metadata(config: Config, dataset: datasets.Dataset) -> dict[str, Any]:
+    """Returns what a checkpoint says about itself, as JSON values."""
+    return {
+        "config": config_lib.to_dict(config),
+        "dataset": dataset.name,
+        "classes": list(dataset.classes),
+        "palette": [list(colour) for colour in dataset.palette],
+    }
+
+
+def begin(config: Config, workdir: pathlib.Path, step: int) -> None:
+    """Writes config.json and env.json, and says what goes on or has changed.
+
+    Raises:
+      ValueError: the folder cannot be written, or holds a run of another network or data set.
+    """
+    values = json.loads(json.dumps(config_lib.to_dict(config)))
+    path = workdir / "config.json"
+    if step:
+        changes = list(config_lib.differences(json.loads(path.read_text()), values))
+        for line in changes:
+            if line.startswith(("model.num_classes", "data.name", "data.label_map")):
+                raise ValueError(
+                    f"{workdir} holds a run with other data ({line}); choose another --workdir"
+                )
+        changed = f"; changed: {', '.join(changes)}" if changes else ""
+        log.console.print(f"{workdir}: going on after step {step}{changed}", highlight=False)
+    if jax.process_index() == 0:
+        log.write_json(path, values)
+        log.write_json(workdir / "env.json", log.environment())
+
+
+def evaluator(
+    config: Config, prepared: datasets.Prepared
+) -> Callable[[state.TrainState | dict[str, Any], str], evaluate.Evaluation]:
+    """Returns a function of variables and the name of a split; it is compiled once."""
+    step = steps.parallel(steps.eval_step, in_axes=(None, 0), out_axes=(None, 0), config=config)
+    num_classes = config.model.num_classes
+
+    def run(variables: dict[str, Any], split: str) -> evaluate.Evaluation:
+        batches = pipeline.eval_batches(
+            prepared,
+            config.data,
+            split,
+            batch_size=config.eval.batch_size,
+            devices=jax.local_devices(),
+            fill=config.input.mean,
+        )
+        images = len(prepared.source(split))
+        with log.progress() as bar:
+            task = bar.add_task(f"evaluate {split}", total=len(batches), text="")
+            return evaluate.evaluate(
+                step,
+                variables,
+                batches,
+                num_classes=num_classes,
+                boundary=config.eval.boundary_f1,
+                pictures=config.train.images,
+                every=max(images // jax.process_count() // max(config.train.images, 1), 1),
+                each=lambda: bar.advance(task),
+            )
+
+    return run
+
+
+def recompute_batch_stats(
+    config: Config, prepared: datasets.Prepared, now: state.TrainState, key: jax.Array
+) -> state.TrainState:
+    """Returns the state with BatchNorm statistics averaged over the training set.
+
+    SegNet's official workflow (its script compute_bn_statistics.py): means and variances of
+    `train.recompute_batch_stats` batches of whole, unaugmented images are averaged.
+    """
+    size = config.train.batch_size
+    count = config.train.recompute_batch_stats
+    if count < 0:
+        count = -(-len(prepared.source(config.data.train_split)) // size)
+    step = steps.parallel(steps.batch_stats_step, config=config)
+    variables = {"params": now.eval_params, "batch_stats": now.batch_stats}
+    total = jax.tree.map(np.zeros_like, jax.device_get(now.batch_stats))
+    with train_batches(config, prepared) as batches, log.progress() as bar:
+        for i in bar.track(range(count), description="BatchNorm statistics"):
+            batch = next(batches)
+            images = {"image": batch.image, "label": batch.label}
+            stats = step(variables, images, jax.random.fold_in(key, i))
+            total = jax.tree.map(lambda t, s: t + np.asarray(s) / count, total, stats)
+    return now.replace(batch_stats=total)
+
+
+def write_evaluation(
+    result: evaluate.Evaluation, dataset: datasets.Dataset, folder: pathlib.Path, name: str
+) -> np.ndarray | None:
+    """Writes `folder/eval/<name>.json` and the picture sheet `folder/images/<name>.png`.
+
+    Returns:
+      The sheet, RGB uint8, where there is one.
+    """
+    if jax.process_index() != 0:
+        return None
+    log.write_json(folder / "eval" / f"{name}.json", result.to_dict(dataset.classes))
+    if not result.rows:
+        return None
+    sheet = pictures.sheet(result.rows, dataset.classes, dataset.palette)
+    pictures.write(folder / "images" / f"{name}.png", sheet)
+    return sheet

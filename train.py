@@ -1,0 +1,200 @@
+"""Trains a network: python train.py --config=configs/segnet_camvid.py --workdir=runs/segnet
+
+Every field of the configuration can be changed on the command line, --config.optim.lr=0.02; the
+fields are in segjax/config.py. The same command again goes on from the last checkpoint.
+
+The workdir then holds config.json, env.json, checkpoints/, metrics.csv, tb/ (TensorBoard events),
+images/ (picture sheets) and eval/ (scores).
+"""
+
+import contextlib
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+import segjax.flags
+from segjax import checkpoint, log, optim, runs, steps
+from segjax.config import Config
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; made when missing.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Wait for the processes of other hosts.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(_: list[str]) -> None:
+    """Trains from the command line; a mistake of the user's ends it with one message."""
+    logging.set_verbosity(logging.ERROR)  # Orbax reports every file it writes
+    try:
+        if DISTRIBUTED.value:
+            join()
+        train(CONFIG.value, pathlib.Path(WORKDIR.value).expanduser())
+    except (ValueError, FloatingPointError) as error:
+        sys.exit(f"train.py: {error}")
+
+
+def train(config: Config, workdir: pathlib.Path) -> None:
+    """Trains a network, or goes on where `workdir` stopped."""
+    prepared = runs.prepare(config)
+    weights = runs.class_weights(config, prepared)
+    now, tx = runs.initial_state(config)
+    with contextlib.ExitStack() as stack:
+        batches = stack.enter_context(runs.train_batches(config, prepared))
+        checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, keep=config.train.keep))
+        start = checkpoints.latest() or 0
+        if start:
+            now, position = checkpoints.restore(start, now)
+            batches.set_state(position)
+        runs.begin(config, workdir, start)
+        writer = stack.enter_context(log.Log(workdir, step=start))
+        report = stack.enter_context(Reporter(config, writer, start, checkpoints))
+        stopped = stack.enter_context(stop_signals())
+        train_step = steps.parallel(
+            steps.train_step, config=config, tx=tx, class_weights=weights, donate=True
+        )
+        evaluator = runs.evaluator(config, prepared)
+        key = jax.random.key(config.train.seed)
+
+        total, every = config.train.steps, config.train.eval_every
+        for step in range(start + 1, total + 1):
+            batch = next(batches)
+            now, numbers = train_step(now, {"image": batch.image, "label": batch.label}, key)
+            report.add(step, numbers, batch.ids)
+            score = step == total or (every and step % every == 0)
+            save = score or stopped() or step % config.train.checkpoint_every == 0
+            if save or step % config.train.log_every == 0:
+                report.flush(batches.wait)
+            if step == total and config.train.recompute_batch_stats:
+                now = runs.recompute_batch_stats(config, prepared, now, key)
+            scores = None
+            if score:
+                variables = {"params": now.eval_params, "batch_stats": now.batch_stats}
+                result = evaluator(variables, config.data.val_split)
+                scores = result.summary()
+                report.scored(step, scores)
+                sheet = runs.write_evaluation(result, prepared.dataset, workdir, f"{step:06d}")
+                writer.picture(step, config.data.val_split, sheet)
+                title = f"{config.data.val_split}, step {step}"
+                log.console.print(result.table(prepared.dataset.classes, title))
+            if save:
+                meta = runs.metadata(config, prepared.dataset)
+                position = batches.get_state()
+                checkpoints.save(step, now, position=position, metadata=meta, scores=scores)
+            if stopped():
+                break
+    if start >= total:
+        log.console.print(f"{workdir} is at step {start} of {total}: nothing is left to train")
+
+
+class Reporter:
+    """The progress bar and the log of a run, and its alarm for a loss that is not finite."""
+
+    def __init__(
+        self, config: Config, writer: log.Log, start: int, checkpoints: checkpoint.Checkpoints
+    ) -> None:
+        self._config, self._writer, self._checkpoints = config, writer, checkpoints
+        self._lr = optim.schedule(config.optim, config.train.steps)
+        self._bar = log.progress()
+        self._task = self._bar.add_task(
+            "train", total=config.train.steps, completed=start, text="compiling"
+        )
+        self._pending: list[tuple[int, dict[str, jax.Array], list[str]]] = []
+        self._time, self._wait = time.perf_counter(), 0.0
+
+    def __enter__(self) -> "Reporter":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def add(self, step: int, numbers: dict[str, jax.Array], ids: list[str]) -> None:
+        """Takes the numbers of a step, which may still be running."""
+        self._pending.append((step, numbers, ids))
+
+    def flush(self, wait: float) -> None:
+        """Waits for the steps since the last flush, checks and writes their numbers.
+
+        Args:
+          wait: seconds the run has waited for data so far.
+
+        Raises:
+          FloatingPointError: a loss is not finite.
+        """
+        for step, numbers, ids in self._pending:
+            if not np.isfinite(float(numbers["loss"])):
+                raise FloatingPointError(
+                    f"loss became {float(numbers['loss'])} at step {step}; batch ids "
+                    f"{', '.join(ids)}; gradient norm {float(numbers['grad_norm']):.2g}; last good "
+                    f"checkpoint {self._checkpoints.latest() or 'none'}. A lower "
+                    "--config.optim.lr or --config.optim.clip_norm=1 usually helps; the same "
+                    "command goes on from the last good checkpoint"
+                )
+        now = time.perf_counter()
+        passed = now - self._time
+        lr = float(self._lr((step - 1) // self._config.optim.accumulate))
+        row = {
+            "loss": float(np.mean([float(n["loss"]) for _, n, _ in self._pending])),
+            "lr": lr,
+            "grad_norm": float(numbers["grad_norm"]),
+            "images_per_second": len(self._pending) * self._config.train.batch_size / passed,
+            "input_wait": (wait - self._wait) / passed,
+        }
+        self._writer.write(step, row)
+        text = (
+            f"loss {row['loss']:.4f}  lr {lr:.2e}  {row['images_per_second']:.1f} images/s  "
+            f"input wait {row['input_wait']:.0%}"
+        )
+        self._bar.update(self._task, completed=step, text=text)
+        self._pending, self._time, self._wait = [], now, wait
+
+    def scored(self, step: int, scores: dict[str, float]) -> None:
+        """Writes the scores of an evaluation, whose time is not counted as training."""
+        self._writer.write(step, scores)
+        self._time = time.perf_counter()
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Yields a function that is true after SIGTERM or Ctrl-C: save, then leave.
+
+    Processes of several hosts would have to agree on a step: there the signals keep their effect.
+    """
+    if jax.process_count() > 1:
+        yield lambda: False
+        return
+    received = []
+    wanted = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(s, lambda number, _: received.append(number)) for s in wanted]
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in zip(wanted, before, strict=True):
+            signal.signal(number, handler)
+        if received:
+            log.console.print("stopped by a signal; the same command goes on from here")
+
+
+def join() -> None:
+    """Joins the processes of the other hosts.
+
+    Raises:
+      ValueError: not all of them have come.
+    """
+    try:
+        jax.distributed.initialize(initialization_timeout=60)
+    except RuntimeError as error:
+        raise ValueError(
+            f"not all hosts have started within 60 s ({error}); start the command on each"
+        ) from error
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=segjax.flags.parse)
