@@ -25,7 +25,10 @@ from segjax.config import Config
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; made when missing.")
-DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Wait for the processes of other hosts.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the processes of the other hosts.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port; where no cluster tells it.")
+PROCESSES = flags.DEFINE_integer("processes", None, "How many; where no cluster tells it.")
+PROCESS = flags.DEFINE_integer("process", None, "This one's number; where no cluster tells it.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -189,11 +192,19 @@ def join() -> None:
       ValueError: not all of them have come.
     """
     try:
-        jax.distributed.initialize(initialization_timeout=60)
-    except RuntimeError as error:
+        jax.distributed.initialize(
+            COORDINATOR.value, PROCESSES.value, PROCESS.value, initialization_timeout=60
+        )
+    except (RuntimeError, ValueError) as error:
         raise ValueError(
-            f"not all hosts have started within 60 s ({error}); start the command on each"
+            f"this process could not join the others within 60 s: {error}\nStart the command on "
+            "every host; without a cluster that JAX knows, add --coordinator=HOST:PORT "
+            "--processes=N --process=0 (1, 2, ... on the others)"
         ) from error
+    log.console.print(
+        f"process {jax.process_index()} of {jax.process_count()}, "
+        f"{jax.local_device_count()} of {jax.device_count()} devices"
+    )
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ class Loss:
     )
     resolution: str = "label"  # "label": logits are upsampled; "logits": labels are shrunk
     align_corners: bool = False  # how the two are brought together; True for the Caffe systems
-    class_weights: str = ""  # "", "median_frequency", or one number per class, "0.26,0.18,..."
+    class_weights: str = ""  # "", "median_frequency", "published", or "0.26,0.18,...", one a class
 
 
 @dataclasses.dataclass

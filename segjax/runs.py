@@ -73,20 +73,23 @@ def class_weights(config: Config, prepared: datasets.Prepared) -> np.ndarray | N
     """Returns the loss weights float32 [C] that `loss.class_weights` asks for, None for none.
 
     Raises:
-      ValueError: the text is neither empty, "median_frequency" nor one number per class.
+      ValueError: the text is none that is accepted.
     """
     text = config.loss.class_weights
     if not text:
         return None
     if text == "median_frequency":
         return np.asarray(prepared.class_weights, np.float32)
+    if text == "published" and prepared.dataset.class_weights:
+        return np.asarray(prepared.dataset.class_weights, np.float32)
     try:
         weights = np.array([float(part) for part in text.split(",")], np.float32)
     except ValueError:
         weights = np.zeros(0, np.float32)
     if len(weights) != config.model.num_classes or not (weights >= 0).all():
         raise ValueError(
-            f"loss.class_weights is {text!r}; accepted are '', 'median_frequency' and "
+            f"loss.class_weights is {text!r}; accepted are '', 'median_frequency', "
+            "'published' for a data set whose authors published weights (camvid), and "
             f"{config.model.num_classes} numbers, '1.0,0.5,...'"
         )
     return weights

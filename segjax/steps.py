@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -118,10 +118,11 @@ def parallel(
     in_axes: tuple[Any, ...] = (None, 0, None),
     out_axes: Any = None,
     donate: bool = False,
+    devices: Sequence[jax.Device] | None = None,
     config: Config,
     **static: Any,
 ) -> Callable[..., Any]:
-    """Maps a step over all devices: the only pmap of the project.
+    """Maps a step over devices: the only pmap of the project.
 
     The state is never stacked: it goes in and comes out as one copy per device without a leading
     axis. BatchNorm statistics are those of the global batch.
@@ -131,6 +132,7 @@ def parallel(
       in_axes: as for pmap: the state is replicated, the batch is split, the key is replicated.
       out_axes: as for pmap: None for results that are equal on all devices.
       donate: reuse the memory of the first argument for the result.
+      devices: all, when None.
       config: of the run.
       **static: what else is bound by name and does not change during a run.
     """
@@ -141,6 +143,7 @@ def parallel(
         in_axes=in_axes,
         out_axes=out_axes,
         donate_argnums=0 if donate else (),
+        devices=devices,
     )
 
 

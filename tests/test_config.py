@@ -1,0 +1,95 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from segjax import config as config_lib
+from segjax import runs
+from segjax.config import Config
+from segjax.models import SegNet
+
+
+def test_json_round_trip_keeps_every_field():
+    config = Config(model=SegNet(num_classes=5))
+    config.model.norm.decay = 0.97
+    config.augment.scales = (0.5, 1.5)
+    config.optim.lr_multipliers = {"head/.*": 10.0}
+    config.loss.heads = {"logits": 1.0, "aux": 0.4}
+    text = json.dumps(config_lib.to_dict(config))
+    again = config_lib.from_dict(json.loads(text), runs.classes())
+    assert again.model.norm == config.model.norm
+    assert type(again.model) is SegNet and again.model.num_classes == 5
+    for field in dataclasses.fields(Config):
+        if field.name != "model":
+            assert getattr(again, field.name) == getattr(config, field.name)
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (lambda d: d["model"].update({"class": "UNet"}), "UNet"),
+        (lambda d: d["model"].update({"depth": 3}), "depth"),
+        (lambda d: d["optim"].update({"adam": 1}), "optim.adam"),
+        (lambda d: d.update({"gpu": {}}), "gpu"),
+    ],
+)
+def test_json_of_another_version_is_refused_by_name(change, named):
+    values = config_lib.to_dict(Config(model=SegNet(num_classes=5)))
+    change(values)
+    with pytest.raises(ValueError, match=named):
+        config_lib.from_dict(values, runs.classes())
+
+
+def test_differences_are_named_by_path():
+    one = config_lib.to_dict(Config(model=SegNet(num_classes=5)))
+    two = json.loads(json.dumps(one))
+    two["optim"]["lr"] = 0.5
+    two["model"]["num_classes"] = 6
+    assert list(config_lib.differences(one, two)) == [
+        "model.num_classes: 5 -> 6",
+        "optim.lr: 0.01 -> 0.5",
+    ]
+
+
+@pytest.mark.parametrize(
+    "field, value, named",
+    [
+        ("loss.resolution", "full", "loss.resolution is 'full'; accepted are 'label', 'logits'"),
+        ("loss.heads", {}, "loss.heads"),
+        ("optim.schedule", "cosine", "optim.schedule"),
+        ("train.steps", 0, "train.steps is 0"),
+        ("augment.flip", 1.5, "augment.flip"),
+        ("augment.scale_range", (2.0, 1.0), "augment.scale_range"),
+        ("input.std", (1.0, 0.0, 1.0), "input.std"),
+        ("data.canvas", (5,), "no size"),
+    ],
+)
+def test_wrong_values_are_named(field, value, named):
+    config = Config(model=SegNet(num_classes=5))
+    part, name = field.split(".")
+    setattr(getattr(config, part), name, value)
+    with pytest.raises(ValueError, match=named):
+        config_lib.check(config)
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (["--config.optim.lrr=1"], "no field 'lrr'. Did you mean 'lr'?"),
+        (["--config.model.stride=1"], "SegNetBasic has no field 'stride'"),
+        (["--config.optim.lr=fast"], "could not convert string to float: 'fast'"),
+        (["--config.train.steps=0"], "train.steps is 0"),
+        (["--config.data.name=voc"], "voc"),
+        (["--config.model.num_classes=3"], "--config.model.num_classes="),
+        (["--config.train.batch_sise=3"], "batch_size"),
+    ],
+)
+def test_mistakes_on_the_command_line_end_with_one_message(tmp_path, arguments, named):
+    command = [sys.executable, "train.py", "--config=configs/demo.py", f"--workdir={tmp_path}/w"]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert named in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "w").exists()
