@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import optax
 
+from segjax import checkpoint, evaluate, log, models, pictures, pretrained, state, steps
 from segjax import config as config_lib
-from segjax import evaluate, log, models, pictures, state, steps
 from segjax.config import Config
 from segjax.data import datasets, pipeline
 
@@ -101,9 +101,21 @@ def initial_state(config: Config) -> tuple[state.TrainState, optax.GradientTrans
     crop = config.augment.crop if min(config.augment.crop) else (64, 64)
     variables = state.init_variables(config.model, key, crop)
     if config.train.init_from:
-        raise ValueError("not yet")
+        variables, report = _start_from(config.train.init_from, config, variables)
+        log.console.print(f"{config.train.init_from}: {report}", highlight=False)
     tx = state.transformation(config, variables["params"])
     return state.create(variables, tx), tx
+
+
+def _start_from(
+    path: str, config: Config, variables: dict[str, Any]
+) -> tuple[dict[str, Any], pretrained.Report]:
+    """Loads what fits of a run or of a file of weights: a head of other classes stays new."""
+    folder = pathlib.Path(path).expanduser()
+    if not (folder / "checkpoints").is_dir():
+        return pretrained.load(folder, config.model, variables, strict=False)
+    with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:
+        return pretrained.merge(variables, checkpoints.variables(checkpoints.best()))
 
 
 def train_batches(config: Config, prepared: datasets.Prepared) -> pipeline.Batches:
