@@ -7,7 +7,7 @@ from segjax.ops.pool import (
     max_pool_with_argmax,
     max_unpool,
 )
-from segjax.ops.resize import resize, resize_labels
+from segjax.ops.resize import resample, resize, resize_labels
 
 __all__ = [
     "adaptive_avg_pool",
@@ -15,6 +15,7 @@ __all__ = [
     "local_response_norm",
     "max_pool_with_argmax",
     "max_unpool",
+    "resample",
     "resize",
     "resize_labels",
 ]
