@@ -69,7 +69,7 @@ def test_a_run_leaves_everything_that_is_promised(finished):
     assert {p.name for p in finished.iterdir()} >= {
         *("config.json", "env.json", "checkpoints", "metrics.csv", "tb", "images", "eval"),
     }
-    rows = list(csv.DictReader((finished / "metrics.csv").open()))
+    rows = list(csv.DictReader((finished / "metrics.csv").read_text().splitlines()))
     assert [row["step"] for row in rows] == ["2", "4", "6", "8", "8"]
     assert all(float(row["loss"]) > 0 and float(row["lr"]) > 0 for row in rows[:4])
     assert 0 <= float(rows[-1]["mean_iou"]) <= 1
@@ -107,7 +107,9 @@ def test_killed_run_goes_on_to_the_same_parameters(finished, tmp_path, cache):
     assert reached and max(reached) < 8, "the run was to be killed on its way"
     assert "going on after step" in finish(start("train.py", workdir, cache, *flags))
     jax.tree.map(np.testing.assert_array_equal, variables(workdir), variables(finished))
-    rows = [row["step"] for row in csv.DictReader((workdir / "metrics.csv").open())]
+    rows = [
+        row["step"] for row in csv.DictReader((workdir / "metrics.csv").read_text().splitlines())
+    ]
     assert rows == ["2", "4", "6", "8", "8"]
 
 
