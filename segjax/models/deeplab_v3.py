@@ -5,10 +5,15 @@ to conv4 (1x1, then the rates in order), `aspp/conv_pool`, `aspp/bn_pool` (image
 `aspp/conv_project`, `aspp/bn_project`; `logits/{kernel,bias}`. The torchvision variant has
 `head/{conv,bn,logits}` and `aux/{conv,bn,logits}` in place of `logits`.
 
-Deviations: the stride lies in the 3x3 convolution of the first block of a stage, as in torch, so
-that its ImageNet weights load; the TensorFlow release has it in the last block. Logits are
-returned at the output stride and upsampled by the loss and the predictor. From scratch, kernels
-start He-normal.
+Deviations: the stride lies in the first 1x1 convolution of a stage, as in the ResNet the paper
+cites; the TensorFlow release has it in the last block of the stage before. Either way the rates
+are the paper's and a network computes the same values at every output stride. Logits are returned
+at the output stride and upsampled by the loss and the predictor. From scratch, kernels start
+He-normal.
+
+torchvision's ImageNet weights were trained with the stride in the 3x3 convolution. They belong into
+`DeepLabV3(..., stride_in="3x3", first_rate="previous")`, which keeps what they have learnt but for
+multi-grid: the first block of a dilated stage has half the paper's rate.
 """
 
 import dataclasses
@@ -88,6 +93,8 @@ class DeepLabV3(nn.Module):
     rates: tuple[int, ...] = (6, 12, 18)  # of ASPP at output stride 16; doubled at 8
     features: int = 256  # channels of ASPP
     dropout: float = 0.1  # before the classifier, as in the release; the paper names none
+    stride_in: str = "1x1"  # or "3x3", torchvision's; see resnet.ResNet
+    first_rate: str = "full"  # or "previous", torchvision's; see resnet.plan
     width: int = 64  # channels of the first convolution
     norm: Norm = dataclasses.field(default_factory=lambda: Norm(decay=0.9997))
     dtype: str = "float32"
@@ -98,6 +105,8 @@ class DeepLabV3(nn.Module):
             self.depth,
             self.output_stride,
             self.multi_grid,
+            stride_in=self.stride_in,
+            first_rate=self.first_rate,
             width=self.width,
             norm=self.norm,
             dtype=self.dtype,
@@ -124,6 +133,8 @@ class DeepLabV3Cascade(nn.Module):
     output_stride: int = 16  # input pixels per pixel of the logits; up to 256 (Table 1)
     multi_grid: tuple[int, ...] = (1, 2, 1)  # rates in stages 4 to 7, times the stage's
     cascade: int = 3  # copies of stage 4; 0: "block4", 3: "block7"
+    stride_in: str = "1x1"  # or "3x3", torchvision's; see resnet.ResNet
+    first_rate: str = "full"  # or "previous", torchvision's; see resnet.plan
     width: int = 64  # channels of the first convolution
     norm: Norm = dataclasses.field(default_factory=lambda: Norm(decay=0.9997))
     dtype: str = "float32"
@@ -135,6 +146,8 @@ class DeepLabV3Cascade(nn.Module):
             self.output_stride,
             self.multi_grid,
             self.cascade,
+            stride_in=self.stride_in,
+            first_rate=self.first_rate,
             width=self.width,
             norm=self.norm,
             dtype=self.dtype,

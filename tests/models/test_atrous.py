@@ -1,0 +1,102 @@
+"""Atrous convolution: against the zero-filled kernel, and its two forms against each other."""
+
+import doctest
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.models import AtrousConv, atrous
+
+
+def zero_filled(kernel, rate):
+    filled = np.zeros(
+        [rate * (n - 1) + 1 for n in kernel.shape[:2]] + [*kernel.shape[2:]], np.float32
+    )
+    filled[::rate, ::rate] = kernel
+    return filled
+
+
+def by_hand(x, kernel):
+    """Cross-correlation with zeros around, written as sums of shifted images."""
+    height, width = x.shape[1:3]
+    pad = [(n - 1) // 2 for n in kernel.shape[:2]]
+    x = np.pad(x, ((0, 0), (pad[0],) * 2, (pad[1],) * 2, (0, 0)))
+    return sum(
+        x[:, i : i + height, j : j + width] @ kernel[i, j]
+        for i in range(kernel.shape[0])
+        for j in range(kernel.shape[1])
+    )
+
+
+@pytest.mark.parametrize("form", atrous.FORMS)
+@pytest.mark.parametrize(("size", "rate"), [(3, 1), (3, 2), (3, 5), (4, 2), (7, 3)])
+def test_equals_the_zero_filled_kernel(form, size, rate):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 9, 14, 3)).astype(np.float32)
+    kernel = rng.standard_normal((size, size, 3, 2)).astype(np.float32)
+    expected = by_hand(x, zero_filled(kernel, rate))
+    layer = AtrousConv(2, (size, size), rate=rate, form=form)
+    y = jax.jit(layer.apply)({"params": {"kernel": kernel}}, x)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("height", "width", "rate"), [(9, 12, 2), (17, 17, 6), (33, 33, 12)])
+def test_the_two_forms_are_equal_to_the_bit(height, width, rate, dtype):
+    x = jax.random.normal(jax.random.key(0), (2, height, width, 16)).astype(dtype)
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 16, 8)).astype(dtype)
+    native, batch = (form(x, kernel, rate=rate) for form in atrous.FORMS.values())
+    assert native.dtype == batch.dtype == dtype
+    np.testing.assert_array_equal(native, batch)
+
+
+@pytest.mark.parametrize(("height", "width", "rate"), [(1, 7, 3), (4, 3, 5), (1, 1, 2), (10, 2, 1)])
+def test_the_two_forms_are_equal_on_small_maps(height, width, rate):
+    """With whole numbers, whose sums are exact in any order: XLA's order varies on thin maps."""
+    x = jax.random.randint(jax.random.key(0), (2, height, width, 4), -9, 10).astype("float32")
+    kernel = jax.random.randint(jax.random.key(1), (3, 3, 4, 5), -9, 10).astype("float32")
+    native, batch = (form(x, kernel, rate=rate) for form in atrous.FORMS.values())
+    np.testing.assert_array_equal(native, batch)
+
+
+def test_gradients_of_the_two_forms_agree():
+    x = jax.random.normal(jax.random.key(0), (2, 11, 8, 3))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
+
+    def gradients(form: str) -> tuple[jax.Array, jax.Array]:
+        loss = lambda x, kernel: jnp.sum(jnp.sin(atrous.FORMS[form](x, kernel, rate=3)))
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(x, kernel)
+
+    for native, batch in zip(gradients("native"), gradients("batch"), strict=True):
+        np.testing.assert_allclose(native, batch, rtol=1e-4, atol=1e-4)
+
+
+def test_bias_vmap_and_dtype():
+    layer = AtrousConv(4, rate=2, use_bias=True, dtype="bfloat16")
+    x = jax.random.normal(jax.random.key(0), (3, 1, 8, 8, 2))
+    variables = layer.init(jax.random.key(1), x[0])
+    assert {k: v.dtype for k, v in variables["params"].items()} == {
+        "kernel": jnp.float32,
+        "bias": jnp.float32,
+    }
+    y = jax.vmap(layer.apply, in_axes=(None, 0))(variables, x)
+    assert y.shape == (3, 1, 8, 8, 4) and y.dtype == jnp.bfloat16
+    shifted = {"params": {**variables["params"], "bias": jnp.ones(4)}}
+    np.testing.assert_allclose(
+        np.float32(layer.apply(shifted, x[0])), np.float32(y[0]) + 1, rtol=0.02, atol=0.02
+    )
+
+
+def test_refuses():
+    x = jnp.zeros((1, 8, 8, 2))
+    with pytest.raises(ValueError, match="use an odd kernel or an even rate"):
+        AtrousConv(4, (4, 4), rate=3).init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match="form='fast'; accepted: "):
+        AtrousConv(4, form="fast").init(jax.random.key(0), x)
+
+
+def test_example():
+    result = doctest.testmod(atrous)
+    assert result.attempted and not result.failed
