@@ -16,7 +16,7 @@ RULES = {
     "crf": NUMERIC | {"segjax.ops", "segjax.crf"},
     "models": NUMERIC | {"flax", "segjax.ops", "segjax.models"},
     "data": {
-        *{"numpy", "grain", "tensorflow_datasets", "cv2", "jax", "etils"},
+        *{"numpy", "grain", "tensorflow_datasets", "cv2", "jax", "absl"},
         *{"segjax.data", "segjax.config", "rich"},
     },
     "losses.py": NUMERIC | {"segjax.ops", "segjax.config", "optax"},

@@ -1,0 +1,271 @@
+"""The data sets, and how a raw folder becomes records on disk."""
+
+import ast
+import dataclasses
+import fcntl
+import hashlib
+import inspect
+import json
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from rich.console import Console
+from rich.table import Table
+
+from segjax import config
+from segjax.data.builders import camvid, shapes
+from segjax.data.builders.base import SegmentationBuilder
+from segjax.data.class_weights import median_frequency
+from segjax.data.examples import Summary
+from segjax.data.labels import IGNORE, parse_label_map
+
+FORMAT = 1  # of the prepared folder; another number prepares again
+SUMMARY = "summary.json"
+
+Colour = tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """What there is to know about a data set before reading it."""
+
+    name: str
+    builder: type[SegmentationBuilder]
+    classes: tuple[str, ...]  # by train id; () where the folder tells
+    palette: tuple[Colour, ...]  # RGB, by train id
+    ignore: str  # which pixels become 255, in words
+    splits: dict[str, int]  # published number of images
+    mean: tuple[float, float, float]  # RGB, 0..255
+    std: tuple[float, float, float]  # RGB, 0..255
+    class_weights: tuple[float, ...] = ()  # published ones, by train id
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+
+DATASETS = {
+    "shapes": Dataset(
+        name="shapes",
+        builder=shapes.Shapes,
+        classes=shapes.CLASSES,
+        palette=shapes.PALETTE,
+        ignore="a rim of one pixel around every object",
+        splits={"train": 400, "val": 100},
+        mean=(120.0, 120.0, 120.0),
+        std=(50.0, 50.0, 50.0),
+    ),
+    "camvid": Dataset(
+        name="camvid",
+        builder=camvid.Camvid,
+        classes=camvid.CLASSES,
+        palette=camvid.PALETTE,
+        ignore="id 11, void",
+        splits={"train": 367, "val": 101, "test": 233},
+        mean=(100.0, 100.0, 100.0),
+        std=(70.0, 70.0, 70.0),
+        class_weights=camvid.OFFICIAL_CLASS_WEIGHTS,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """A data set whose every file was read."""
+
+    dataset: Dataset
+    summaries: dict[str, Summary]  # split: what it holds; the first one is to train on
+
+    @property
+    def class_weights(self) -> np.ndarray:
+        """Median-frequency weights of the training split, float32 [C]."""
+        summary, classes = next(iter(self.summaries.values())), self.dataset.num_classes
+        return median_frequency(summary.pixels[:classes], summary.image_pixels[:classes])
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """A crop, height and width, that fits into every training image, 8k + 1 pixels a side.
+
+        At such sizes resizing by 8 with aligned corners meets pixels exactly.
+        """
+        summary = next(iter(self.summaries.values()))
+        sides = (summary.least_height, summary.least_width)
+        return tuple(max((min(side, 513) - 1) // 8 * 8 + 1, 1) for side in sides)
+
+    def canvas(self, *splits: str) -> tuple[int, int]:
+        """Returns the largest height and width of the images of some splits."""
+        summaries = [self.summaries[split] for split in splits]
+        return max(s.height for s in summaries), max(s.width for s in summaries)
+
+    def table(self) -> Table:
+        """Returns the share of each class, the images that hold it, and its weight."""
+        table = Table(title=f"{self.dataset.name}: share of pixels, images with the class")
+        table.add_column("id", justify="right")
+        table.add_column("class")
+        for split, s in self.summaries.items():
+            table.add_column(f"{split} ({s.num_images})", justify="right")
+        table.add_column("weight", justify="right")
+        rows = [*enumerate(self.dataset.classes), (IGNORE, "ignored")]
+        for i, name in rows:
+            weight = "" if i == IGNORE else f"{self.class_weights[i]:.4f}"
+            shares = [
+                f"{s.pixels[i] / sum(s.pixels):.2%} in {s.images[i]}"
+                for s in self.summaries.values()
+            ]
+            table.add_row(str(i), name, *shares, weight)
+        height, width = self.canvas(*self.summaries)
+        table.caption = f"largest image {height}x{width}"
+        if oriented := [name for s in self.summaries.values() for name in s.oriented]:
+            table.caption += (
+                f"; {len(oriented)} EXIF orientations are ignored, that of {oriented[0]} first: "
+                "masks must fit the pixels as stored"
+            )
+        return table
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared(Checked):
+    """A data set as records on disk, and what was counted while they were written."""
+
+    folders: dict[str, pathlib.Path]  # split: where its records are
+
+    def source(self, split: str) -> Sequence[dict[str, bytes]]:
+        """Returns the records of a split: `image`, `label` and `id`, all bytes, by position."""
+        if split not in self.folders:
+            raise ValueError(f"split {split!r} is not prepared; there are {list(self.folders)}")
+        builder = tfds.builder_from_directory(self.folders[split])
+        skip = tfds.decode.SkipDecoding()
+        return builder.as_data_source(split, decoders={"image": skip, "label": skip})
+
+
+def prepare(data: config.Data, splits: Sequence[str] = ()) -> Prepared:
+    """Returns the records of a data set, written first where they are not yet in `data.cache`.
+
+    Preparing reads every file once, checks it, and prints how often each class occurs. A folder
+    appears in the cache when it is complete; a process that wants it meanwhile waits for it.
+
+    Args:
+        data: name, folder and options of the data set.
+        splits: what to prepare; the training and the validation split unless given.
+
+    Raises:
+        DataError: a file is at fault, or the folder is not laid out as it must be.
+        ValueError: a field of `data` is wrong.
+    """
+    builders = _builders(data, splits)
+    folders = {split: _folder(builder, data) for split, builder in builders.items()}
+    written = [split for split in builders if _write(builders[split], folders[split])]
+    summaries = {
+        split: Summary(**json.loads((folder / SUMMARY).read_text()))
+        for split, folder in folders.items()
+    }
+    dataset = _complete(find(data.name), next(iter(builders.values())), summaries)
+    prepared = Prepared(dataset, summaries, folders)
+    if written:
+        Console().print(prepared.table())
+    return prepared
+
+
+def check(data: config.Data, splits: Sequence[str] = ()) -> Checked:
+    """Reads and checks a data set like `prepare`, and writes nothing.
+
+    Raises:
+        DataError: a file is at fault, or the folder is not laid out as it must be.
+        ValueError: a field of `data` is wrong.
+    """
+    builders = _builders(data, splits)
+    for builder in builders.values():
+        for _ in builder.summarize():
+            pass
+    summaries = {split: builder.summary for split, builder in builders.items()}
+    return Checked(_complete(find(data.name), next(iter(builders.values())), summaries), summaries)
+
+
+def find(name: str) -> Dataset:
+    """Returns the entry of DATASETS, or raises ValueError with the names there are."""
+    if name not in DATASETS:
+        raise ValueError(
+            f"there is no data set {name!r}; data.name is one of {', '.join(DATASETS)}"
+        )
+    return DATASETS[name]
+
+
+def parse_options(builder: type[SegmentationBuilder], text: str) -> dict[str, Any]:
+    """Parses `"height=64,seed=1"` into arguments of a builder.
+
+    Raises:
+        ValueError: the text cannot be read, or the builder has no such option.
+    """
+    accepted = [
+        name
+        for cls in (builder, SegmentationBuilder)
+        for name, p in inspect.signature(cls.__init__).parameters.items()
+        if p.kind is p.KEYWORD_ONLY and name not in ("label_map", "data_dir")
+    ]
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+        options = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+        readable = not call.args
+    except (SyntaxError, ValueError):
+        options, readable = {}, False
+    if not readable or not set(options) <= set(accepted):
+        raise ValueError(
+            f"data.options={text!r}: write name=value,name=value; the options of '{builder.name}' "
+            f"are: {', '.join(accepted) or 'none'}"
+        )
+    return options
+
+
+def _builders(data: config.Data, splits: Sequence[str]) -> dict[str, SegmentationBuilder]:
+    """Returns a builder for each split."""
+    kind = find(data.name).builder
+    options = parse_options(kind, data.options)
+    label_map = parse_label_map(data.label_map)
+    splits = splits or (data.train_split, data.val_split)
+    return {split: kind(data.dir, split, label_map=label_map, **options) for split in splits}
+
+
+def _folder(builder: SegmentationBuilder, data: config.Data) -> pathlib.Path:
+    """Returns where the records of a split belong; a changed file or option changes the name."""
+    said = [FORMAT, str(builder.VERSION), data.options, data.label_map, builder.fingerprint()]
+    key = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    cache = pathlib.Path(data.cache).expanduser().resolve()
+    return cache / builder.name / f"{builder.split}-{key}"
+
+
+def _write(builder: SegmentationBuilder, final: pathlib.Path) -> bool:
+    """Writes the records of a split, or returns False where they are there already."""
+    if final.exists():
+        return False
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with final.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released by the system when a process is killed
+        if final.exists():
+            return False
+        unfinished = final.with_suffix(".tmp")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            folder = builder.write(unfinished)
+            (folder / SUMMARY).write_text(json.dumps(dataclasses.asdict(builder.summary)))
+            folder.rename(final)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return True
+
+
+def _complete(
+    dataset: Dataset, builder: SegmentationBuilder, summaries: dict[str, Summary]
+) -> Dataset:
+    """Fills in what only the folder of a data set tells."""
+    if dataset.classes:
+        return dataset
+    ids = sorted({i for summary in summaries.values() for i in summary.ids()})
+    first = next(iter(summaries.values()))
+    classes, palette = builder.describe(ids)
+    return dataclasses.replace(
+        dataset, classes=classes, palette=palette, mean=first.mean, std=first.std
+    )

@@ -1,0 +1,321 @@
+"""From records to batches on the devices.
+
+Training goes round the split for ever: each epoch in another order that only the seed decides, and
+batches run across the end of an epoch, so that none is short and no image is dropped. Process p of
+P reads every P-th image of that one order; the global batch is the same for any number of them.
+"""
+
+import dataclasses
+import functools
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+
+from segjax import config
+from segjax.data import images
+from segjax.data.datasets import Prepared
+from segjax.data.images import DataError
+from segjax.data.labels import IGNORE
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Images on a canvas, D local devices with b images each."""
+
+    image: jax.Array  # uint8 [D, b, H, W, 3], RGB; right of and below an image its padding
+    label: jax.Array  # int32 [D, b, H, W]; 255 where ignored, and on the padding
+    ids: list[str]  # D * b names; "" where the last batch of an evaluation has no image left
+    sizes: np.ndarray  # int32 [D * b, 2], height and width before padding; 0, 0 for no image
+
+
+def train_batches(
+    prepared: Prepared,
+    data: config.Data,
+    *,
+    batch_size: int,
+    devices: Sequence[jax.Device],
+    seed: int,
+    fill: Sequence[float],
+) -> "Batches":
+    """Returns endless batches of the training split in shuffled order.
+
+    Args:
+        prepared: the data set.
+        data: its configuration.
+        batch_size: images over all devices of all processes.
+        devices: of this process; a batch lies on them by its leading axis.
+        seed: of the order.
+        fill: RGB, 0..255, of the padding; rounded.
+
+    Raises:
+        ValueError: the batch cannot be divided among the devices, or the canvas is too small.
+    """
+    everywhere = len(devices) * jax.process_count()
+    if batch_size % everywhere or batch_size < 1:
+        raise ValueError(
+            f"train.batch_size={batch_size} cannot be divided among {everywhere} devices; "
+            f"write --config.train.batch_size={max(round(batch_size / everywhere), 1) * everywhere}"
+        )
+    source = _limit(prepared.source(data.train_split), data.num_train, "num_train")
+    order = grain.MapDataset.source(source).shuffle(seed).repeat()
+    load = _loader(prepared, data, data.train_split, fill)
+    return Batches(order, load, data, batch_size=batch_size, devices=devices)
+
+
+def eval_batches(
+    prepared: Prepared,
+    data: config.Data,
+    split: str,
+    *,
+    batch_size: int,
+    devices: Sequence[jax.Device],
+    fill: Sequence[float],
+) -> "Batches":
+    """Returns every image of a split once, in order; the last batch is filled up with label 255.
+
+    Args:
+        prepared: the data set.
+        data: its configuration.
+        split: a prepared split.
+        batch_size: images over all devices of all processes, rounded up to a multiple of them.
+        devices: of this process; a batch lies on them by its leading axis.
+        fill: RGB, 0..255, of the padding; rounded.
+
+    Raises:
+        ValueError: the batch is empty, or the canvas is too small.
+    """
+    if batch_size < 1:
+        raise ValueError(f"eval.batch_size={batch_size}: at least one image is needed")
+    everywhere = len(devices) * jax.process_count()
+    batch_size = -(-batch_size // everywhere) * everywhere
+    source = _limit(prepared.source(split), data.num_val, "num_val")
+    order = grain.MapDataset.source(_FilledUp(source, batch_size))
+    load = _loader(prepared, data, split, fill)
+    return Batches(order, load, data, batch_size=batch_size, devices=devices)
+
+
+class Batches(Iterator[Batch]):
+    """Iterates over batches that a thread loads ahead.
+
+    Attributes:
+        wait: seconds that the consumer has waited for batches so far.
+    """
+
+    def __init__(
+        self,
+        order: grain.MapDataset,
+        load: Callable[[Sequence[Any]], dict[str, Any]],
+        data: config.Data,
+        *,
+        batch_size: int,
+        devices: Sequence[jax.Device],
+    ) -> None:
+        if data.prefetch < 1 or data.threads < 1 or data.workers < 0:
+            raise ValueError(
+                f"data.prefetch={data.prefetch}, data.threads={data.threads}, "
+                f"data.workers={data.workers}: at least 1, 1 and 0 are needed"
+            )
+        self.wait = 0.0
+        self._order, self._load, self._data = order, load, data
+        self._batch_size, self._devices = batch_size, devices
+        self._taken = 0  # images of the global order that were handed out
+        self._ready: queue.Queue | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __next__(self) -> Batch:
+        start = time.perf_counter()
+        if self._ready is None:
+            self._start()
+        item = self._ready.get()
+        self.wait += time.perf_counter() - start
+        if isinstance(item, BaseException):
+            self.close()
+            self._ready = queue.Queue()
+            self._ready.put(item)  # so it is with the next call
+            raise item
+        self._taken += self._batch_size
+        return item
+
+    def get_state(self) -> dict[str, int]:
+        """Returns the position behind the last batch handed out, fit for JSON."""
+        return {"images": self._taken}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes to a position: what comes next is what came next there."""
+        self.close()
+        self._taken = int(state["images"])
+
+    def close(self) -> None:
+        """Ends the thread; a later batch starts another."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._ready = self._thread = None
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._stop.set()
+
+    def _start(self) -> None:
+        mine = self._order[self._taken + jax.process_index() :: jax.process_count()]
+        read = grain.ReadOptions(
+            num_threads=self._data.threads, prefetch_buffer_size=self._data.threads
+        )
+        batches = mine.batch(
+            self._batch_size // jax.process_count(), batch_fn=self._load
+        ).to_iter_dataset(read)
+        if self._data.workers:
+            if not flags.FLAGS.is_parsed():  # grain reads one, and not everyone runs absl.app
+                flags.FLAGS.mark_as_parsed()
+            batches = batches.mp_prefetch(
+                grain.multiprocessing.MultiprocessingOptions(num_workers=self._data.workers)
+            )
+        self._ready, self._stop = queue.Queue(self._data.prefetch), threading.Event()
+        self._thread = threading.Thread(
+            target=_prefetch,
+            args=(iter(batches), self._devices, self._ready, self._stop),
+            daemon=True,
+        )
+        self._thread.start()
+
+
+def _prefetch(
+    batches: grain.DatasetIterator,
+    devices: Sequence[jax.Device],
+    ready: queue.Queue,
+    stop: threading.Event,
+) -> None:
+    """Puts batches on the devices and into the queue, at last what ended it, until told to stop."""
+    sharding = jax.sharding.NamedSharding(
+        jax.sharding.Mesh(np.array(devices), ("batch",)), jax.sharding.PartitionSpec("batch")
+    )
+    while not stop.is_set():
+        try:
+            loaded = next(batches)
+            arrays = [
+                loaded[name].reshape(len(devices), -1, *loaded[name].shape[1:])
+                for name in ("image", "label")
+            ]
+            # Copied, since arrays of worker processes lie in shared memory that goes away.
+            image, label = jax.device_put(arrays, sharding, may_alias=False)
+            item = Batch(image, label, loaded["ids"], np.array(loaded["sizes"]))
+            del loaded, arrays
+        except BaseException as error:  # it belongs to the consumer, StopIteration as well
+            item = error
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                break
+            except queue.Full:
+                pass
+        if isinstance(item, BaseException):
+            break
+    batches.close()
+
+
+def _limit(source: Sequence, limit: int, name: str) -> Sequence:
+    """Returns `limit` records spread evenly over a split, or all of them for 0."""
+    if not 0 <= limit <= len(source):
+        raise ValueError(
+            f"data.{name}={limit}, but the split has {len(source)} images; 0 takes all"
+        )
+    return _Some(source, [i * len(source) // limit for i in range(limit)]) if limit else source
+
+
+@dataclasses.dataclass(frozen=True)
+class _Some:
+    """Some records of a source."""
+
+    source: Sequence
+    indices: list[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, bytes]:
+        return self.source[self.indices[index]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _FilledUp:
+    """A source, and behind it nothing up to a multiple of the batch."""
+
+    source: Sequence
+    batch_size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // self.batch_size) * self.batch_size
+
+    def __getitem__(self, index: int) -> dict[str, bytes] | None:
+        return self.source[index] if index < len(self.source) else None
+
+
+def _loader(
+    prepared: Prepared, data: config.Data, split: str, fill: Sequence[float]
+) -> Callable[[Sequence[Any]], dict[str, Any]]:
+    """Returns the function from records to a batch, or raises ValueError for a small canvas."""
+    height, width = prepared.canvas(split)
+    canvas = (data.canvas[0] or height, data.canvas[1] or width)
+    if canvas[0] < height or canvas[1] < width:
+        summary = prepared.summaries[split]
+        name = summary.highest if canvas[0] < height else summary.widest
+        raise ValueError(
+            f"data.canvas={tuple(data.canvas)} is too small for {name}: the images of split "
+            f"'{split}' go up to {height}x{width}; write "
+            f'--config.data.canvas="({height},{width})", or "(0,0)" for the largest'
+        )
+    colour = tuple(int(c) for c in np.clip(np.round(fill), 0, 255))
+    return functools.partial(load, canvas=canvas, fill=colour, where=str(prepared.folders[split]))
+
+
+def load(
+    records: Sequence[dict[str, bytes] | None],
+    *,
+    canvas: tuple[int, int],
+    fill: tuple[int, int, int],
+    where: str,
+) -> dict[str, Any]:
+    """Decodes records onto a canvas.
+
+    Args:
+        records: of a prepared split; None for no image.
+        canvas: height and width in pixels.
+        fill: RGB around the image.
+        where: the folder of the records, for errors.
+
+    Returns:
+        `image` uint8 [n, H, W, 3], `label` int32 [n, H, W], `ids` n strings, `sizes` int32 [n, 2].
+
+    Raises:
+        DataError: a record cannot be decoded.
+    """
+    image = np.full((len(records), *canvas, 3), fill, np.uint8)
+    label = np.full((len(records), *canvas), IGNORE, np.int32)
+    ids, sizes = [], np.zeros((len(records), 2), np.int32)
+    for i, record in enumerate(records):
+        ids.append("" if record is None else record["id"].decode())
+        if record is None:
+            continue
+        try:
+            rgb, train_ids = images.read_image(record["image"]), images.read_label(record["label"])
+        except DataError as error:
+            raise DataError(
+                f"record {ids[i]} {error}; delete {where} to prepare the data set again"
+            ) from error
+        height, width = sizes[i] = train_ids.shape
+        image[i, :height, :width] = rgb
+        label[i, :height, :width] = train_ids
+    return {"image": image, "label": label, "ids": ids, "sizes": sizes}
