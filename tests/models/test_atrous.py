@@ -43,22 +43,24 @@ def test_equals_the_zero_filled_kernel(form, size, rate):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("height", "width", "rate"), [(9, 12, 2), (17, 17, 6), (33, 33, 12)])
+@pytest.mark.parametrize(
+    ("height", "width", "rate"), [(9, 12, 2), (33, 33, 12), (1, 7, 3), (4, 3, 5), (10, 2, 1)]
+)
 def test_the_two_forms_are_equal_to_the_bit(height, width, rate, dtype):
-    x = jax.random.normal(jax.random.key(0), (2, height, width, 16)).astype(dtype)
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 16, 8)).astype(dtype)
+    """On whole numbers, whose sums are exact in any order: XLA chooses the order by the shape."""
+    x = jax.random.randint(jax.random.key(0), (2, height, width, 16), -2, 3).astype(dtype)
+    kernel = jax.random.randint(jax.random.key(1), (3, 3, 16, 8), -1, 2).astype(dtype)
     native, batch = (form(x, kernel, rate=rate) for form in atrous.FORMS.values())
     assert native.dtype == batch.dtype == dtype
+    assert jnp.abs(native).max() > 5
     np.testing.assert_array_equal(native, batch)
 
 
-@pytest.mark.parametrize(("height", "width", "rate"), [(1, 7, 3), (4, 3, 5), (1, 1, 2), (10, 2, 1)])
-def test_the_two_forms_are_equal_on_small_maps(height, width, rate):
-    """With whole numbers, whose sums are exact in any order: XLA's order varies on thin maps."""
-    x = jax.random.randint(jax.random.key(0), (2, height, width, 4), -9, 10).astype("float32")
-    kernel = jax.random.randint(jax.random.key(1), (3, 3, 4, 5), -9, 10).astype("float32")
-    native, batch = (form(x, kernel, rate=rate) for form in atrous.FORMS.values())
-    np.testing.assert_array_equal(native, batch)
+def test_the_two_forms_differ_by_rounding_only():
+    x = jax.random.normal(jax.random.key(0), (2, 9, 12, 16))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 16, 8))
+    native, batch = (form(x, kernel, rate=2) for form in atrous.FORMS.values())
+    np.testing.assert_allclose(native, batch, rtol=0, atol=1e-5)
 
 
 def test_gradients_of_the_two_forms_agree():
