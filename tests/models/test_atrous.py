@@ -60,7 +60,7 @@ def test_the_two_forms_differ_by_rounding_only():
     x = jax.random.normal(jax.random.key(0), (2, 9, 12, 16))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 16, 8))
     native, batch = (form(x, kernel, rate=2) for form in atrous.FORMS.values())
-    np.testing.assert_allclose(native, batch, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(native, batch, rtol=1e-5, atol=1e-4)
 
 
 def test_gradients_of_the_two_forms_agree():
