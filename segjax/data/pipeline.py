@@ -182,7 +182,7 @@ class Batches(Iterator[Batch]):
                 flags.FLAGS.mark_as_parsed()
             batches = batches.mp_prefetch(
                 grain.multiprocessing.MultiprocessingOptions(num_workers=self._data.workers)
-            )
+            ).map(_own)
         self._ready, self._stop = queue.Queue(self._data.prefetch), threading.Event()
         self._thread = threading.Thread(
             target=_prefetch,
@@ -209,10 +209,7 @@ def _prefetch(
                 loaded[name].reshape(len(devices), -1, *loaded[name].shape[1:])
                 for name in ("image", "label")
             ]
-            # Copied, since arrays of worker processes lie in shared memory that goes away.
-            image, label = jax.device_put(arrays, sharding, may_alias=False)
-            item = Batch(image, label, loaded["ids"], np.array(loaded["sizes"]))
-            del loaded, arrays
+            item = Batch(*jax.device_put(arrays, sharding), loaded["ids"], loaded["sizes"])
         except BaseException as error:  # it belongs to the consumer, StopIteration as well
             item = error
         while not stop.is_set():
@@ -224,6 +221,11 @@ def _prefetch(
         if isinstance(item, BaseException):
             break
     batches.close()
+
+
+def _own(loaded: dict[str, Any]) -> dict[str, Any]:
+    """Copies arrays out of the shared memory of worker processes; on CPU devices would alias it."""
+    return {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in loaded.items()}
 
 
 def _limit(source: Sequence, limit: int, name: str) -> Sequence:
