@@ -1,0 +1,194 @@
+"""Files of weights: published ones, and segjax's own, `weights.safetensors` beside `config.json`.
+
+Nothing here can run code of a file: no pickle but torch's restricted reader of tensors.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import pickle
+import zipfile
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from segjax.pretrained import caffe
+
+WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which training programs put weights
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Returns the tensors of a file by name: floats as float32, in the file's layout.
+
+    Args:
+      path: of a .pth or .pt (torch, tensors only), .safetensors, .npz, .caffemodel, or the folder
+        of `save_weights`.
+
+    Raises:
+      ValueError: the file is missing, of another kind, damaged, or not only tensors.
+    """
+    path = pathlib.Path(path).expanduser()
+    if path.is_dir():
+        path = path / WEIGHTS
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist")
+    if path.suffix not in READERS:
+        raise ValueError(f"{path} ends in {path.suffix!r}; accepted are {', '.join(READERS)}")
+    if not path.stat().st_size:
+        raise ValueError(f"{path} is empty")
+    tensors = {name: _float32(array) for name, array in READERS[path.suffix](path).items()}
+    wrong = [name for name, array in tensors.items() if not np.isfinite(array).all()]
+    if wrong:
+        raise ValueError(f"{path}: {wrong[0]} has values that are not finite")
+    return tensors
+
+
+def save_weights(
+    path: str | os.PathLike[str], variables: dict[str, Any], metadata: dict[str, Any]
+) -> None:
+    """Writes variables and what is to be known about them into a folder.
+
+    `weights.safetensors` has one array per variable, named by its path, "params/stage3/block2/
+    conv1/kernel", "batch_stats/..."; `config.json` is the metadata. Both appear whole or not at
+    all, and a folder whose two files do not belong together is refused by `load_weights`.
+
+    Args:
+      path: of the folder; made when missing.
+      variables: pytree of nested dictionaries.
+      metadata: JSON values.
+    """
+    folder = pathlib.Path(path).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        name: np.ascontiguousarray(jax.device_get(leaf))
+        for name, leaf in flatten(variables).items()
+    }
+    weights = safetensors.numpy.save(arrays)
+    text = json.dumps({**metadata, "weights_sha256": hashlib.sha256(weights).hexdigest()}, indent=2)
+    for name, content in ((WEIGHTS, weights), (CONFIG, text.encode())):
+        temporary = folder / f".{name}.{os.getpid()}"
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / name)
+
+
+def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the variables, nested dictionaries of numpy arrays, and the metadata of a folder.
+
+    Raises:
+      ValueError: the folder was not written by `save_weights`, or not completely.
+    """
+    folder = pathlib.Path(path).expanduser()
+    if folder.name == WEIGHTS:
+        folder = folder.parent
+    for name in (WEIGHTS, CONFIG):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} has no {name}; give a folder of segjax weights")
+    content = (folder / WEIGHTS).read_bytes()
+    try:
+        metadata = json.loads((folder / CONFIG).read_text())
+        expected = metadata["weights_sha256"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder / CONFIG} does not describe segjax weights: {error}") from error
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise ValueError(
+            f"{folder / WEIGHTS} is not the file that {CONFIG} describes: one of them was damaged "
+            "or replaced; write the folder again"
+        )
+    return unflatten(safetensors.numpy.load(content)), metadata
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of nested dictionaries by path, "params/fc6/kernel"."""
+    leaves, _ = jax.tree.flatten_with_path(tree)
+    return {name_of(path): leaf for path, leaf in leaves}
+
+
+def name_of(key_path: Any) -> str:
+    """Returns the name of a leaf of nested dictionaries, "params/fc6/kernel"."""
+    return jax.tree_util.keystr(key_path, simple=True, separator="/")
+
+
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """Returns the nested dictionaries of which `flatten` gives `flat`."""
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *parents, last = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
+def _torch(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError(
+            f"{path} needs torch to be read: pip install 'segjax[parity]', or convert it to "
+            ".safetensors where torch is installed"
+        ) from error
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors, which is not read because it can run code. Where "
+            "you trust it: torch.save(torch.load(path, weights_only=False).state_dict(), new)"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+        raise ValueError(f"{path} is damaged or not a file of torch: {error}") from error
+    for wrapper in WRAPPERS:
+        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            found = found[wrapper]
+    if not isinstance(found, dict) or not found:
+        raise ValueError(f"{path} holds a {type(found).__name__}, not a state_dict of tensors")
+    strange = [name for name, value in found.items() if not isinstance(value, torch.Tensor)]
+    if strange:
+        raise ValueError(
+            f"{path} holds {', '.join(map(str, strange[:8]))} beside tensors; give the state_dict"
+        )
+    return {
+        name: (value.float() if value.is_floating_point() else value).detach().numpy()
+        for name, value in found.items()
+    }
+
+
+def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise ValueError(f"{path} is not a whole .safetensors file: {error}") from error
+
+
+def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is not an .npz of plain arrays: {error}") from error
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind in "iub":
+        return array
+    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+        raise ValueError(f"an array of {array.dtype} is no weight")
+    return array.astype(np.float32)
+
+
+READERS = {
+    ".pth": _torch,
+    ".pt": _torch,
+    ".safetensors": _safetensors,
+    ".npz": _npz,
+    ".caffemodel": caffe.read,
+}
