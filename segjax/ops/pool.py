@@ -112,18 +112,44 @@ def max_unpool(
     return _put_by_cells(x, indices, size, stride, padding)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _put_by_scatter(x: jax.Array, indices: jax.Array, size: tuple[int, int]) -> jax.Array:
+    return _put_by_scatter_forward(x, indices, size)[0]
+
+
+def _put_by_scatter_forward(
+    x: jax.Array, indices: jax.Array, size: tuple[int, int]
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Finds the last source of each position, then gathers.
+
+    The order of a scatter's writes is up to the device, but a maximum does not depend on it.
+    """
     *lead, height, width, channels = x.shape
+    flat = (math.prod(lead), height * width, channels)
+    image, order, channel = _grid(flat)
+    last = jnp.full((flat[0], size[0] * size[1], channels), -1, jnp.int32)
+    last = last.at[image, indices.reshape(flat), channel].max(order, mode="drop")
+    y = jnp.where(last < 0, 0, jnp.take_along_axis(x.reshape(flat), last, axis=1))
+    return y.reshape(*lead, *size, channels), (indices, last)
 
-    def put(values: jax.Array, positions: jax.Array) -> jax.Array:  # one channel of one image
-        # A scatter of the maximum source is the same on every device; one of values is not.
-        source = jnp.full(size[0] * size[1], -1, jnp.int32)
-        source = source.at[positions].max(jnp.arange(height * width, dtype=jnp.int32), mode="drop")
-        return jnp.where(source < 0, 0, values[source])
 
-    put = jax.vmap(jax.vmap(put, in_axes=1, out_axes=1))
-    shape = (math.prod(lead), height * width, channels)
-    return put(x.reshape(shape), indices.reshape(shape)).reshape(*lead, *size, channels)
+def _put_by_scatter_backward(
+    size: tuple[int, int], residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, None]:
+    indices, last = residuals
+    flat = (last.shape[0], indices.shape[-3] * indices.shape[-2], last.shape[-1])
+    positions = indices.reshape(flat)
+    won = jnp.take_along_axis(last, positions, axis=1) == _grid(flat)[1]
+    picked = jnp.take_along_axis(gradient.reshape(last.shape), positions, axis=1)
+    return jnp.where(won, picked, 0).reshape(indices.shape), None
+
+
+_put_by_scatter.defvjp(_put_by_scatter_forward, _put_by_scatter_backward)
+
+
+def _grid(shape: tuple[int, int, int]) -> list[jax.Array]:
+    """Returns the number of the image, of the pixel and of the channel, each of the same shape."""
+    return [jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in range(3)]
 
 
 def adaptive_avg_pool(x: jax.Array, bins: Pair) -> jax.Array:
