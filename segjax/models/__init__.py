@@ -4,9 +4,10 @@ from segjax.models.atrous import AtrousConv
 from segjax.models.deeplab_v1 import DeepLabV1
 from segjax.models.deeplab_v2 import DeepLabV2ResNet, DeepLabV2VGG, SumASPP
 from segjax.models.deeplab_v3 import ASPP, DeepLabV3, DeepLabV3Cascade, TorchvisionDeepLabV3
-from segjax.models.layers import Norm
+from segjax.models.layers import MaxUnpool, Norm
 from segjax.models.pspnet import PSPNet, PyramidPooling
 from segjax.models.resnet import ResNet
+from segjax.models.segnet import SegNet, SegNetBasic, monte_carlo
 
 __all__ = [
     "ASPP",
@@ -16,10 +17,14 @@ __all__ = [
     "DeepLabV2VGG",
     "DeepLabV3",
     "DeepLabV3Cascade",
+    "MaxUnpool",
     "Norm",
     "PSPNet",
     "PyramidPooling",
     "ResNet",
+    "SegNet",
+    "SegNetBasic",
     "SumASPP",
     "TorchvisionDeepLabV3",
+    "monte_carlo",
 ]
