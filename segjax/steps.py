@@ -61,7 +61,7 @@ def train_step(
         batch_stats=batch_stats,
         opt_state=opt_state,
     )
-    return new, {"loss": loss, "grad_norm": optax.global_norm(grads)}
+    return new, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
 
 
 def eval_step(

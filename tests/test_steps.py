@@ -22,8 +22,10 @@ class Net(nn.Module):
     def __call__(self, image, train=False):
         x = nn.Conv(4, (3, 3), strides=4, name="conv1")(image)
         x = nn.relu(batch_norm(self.norm, train, self.dtype, "bn1")(x))
-        x = nn.Conv(self.num_classes, (1, 1), name="conv2")(x)
-        return {"logits": x, "aux": -x}
+        return {
+            "logits": nn.Conv(self.num_classes, (1, 1), name="conv2")(x),
+            "aux": nn.Conv(self.num_classes, (1, 1), name="conv3")(x),
+        }
 
 
 def settings(**norm):
@@ -72,8 +74,8 @@ def run(config, devices, count):
 def test_four_devices_train_as_one_with_the_whole_batch():
     """BatchNorm, loss, class weights and augmentation are those of the global batch.
 
-    The tolerance is that of float32 sums in another order: 2e-5 after three steps at a learning
-    rate of 0.1. A mean of per-device means is off by 1e-2 here.
+    The tolerance, 1e-6 after three steps at a learning rate of 0.1, is that of float32 sums in
+    another order. The mean of per-device means would be off by 6e-3 here.
     """
     config = settings()
     one, losses_of_one = run(config, 1, 3)
@@ -81,7 +83,7 @@ def test_four_devices_train_as_one_with_the_whole_batch():
     assert int(four.step) == 3
     np.testing.assert_allclose(losses_of_one, losses_of_four, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(four.params), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5)
+        np.testing.assert_allclose(a, b, atol=1e-6)
     for a, b in zip(
         jax.tree.leaves(one.batch_stats), jax.tree.leaves(four.batch_stats), strict=True
     ):
@@ -91,7 +93,7 @@ def test_four_devices_train_as_one_with_the_whole_batch():
 def test_training_lowers_the_loss_and_replays_exactly():
     config = settings()
     now, losses = run(config, 4, 30)
-    assert np.mean(losses[-3:]) < 0.8 * losses[0]
+    assert np.mean(losses[-3:]) < 0.9 * losses[0]
     again, same = run(config, 4, 30)
     assert losses == same
     jax.tree.map(np.testing.assert_array_equal, now.params, again.params)
