@@ -1,10 +1,11 @@
-"""The papers' ways from an image to class probabilities: pure functions, to be jitted whole.
+"""The papers' ways from an image to class scores: pure functions, to be jitted whole.
 
     network = protocols.network(config.model, variables, config.input)
-    probs = protocols.probabilities(
+    scores = protocols.scores(
         network, image, size, protocol=protocols.PROTOCOLS["pspnet"],
         fill=config.input.mean, align_corners=config.loss.align_corners,
     )
+    label, probs = scores.argmax(-1), jax.nn.softmax(scores)
 
 Images lie on a canvas, filled up at the bottom and on the right, so that a program is compiled per
 canvas and not per size. Whole-image protocols work on the canvas, as the papers' do; windows are
@@ -105,7 +106,7 @@ def network(model: Any, variables: dict[str, Any], input: Input) -> Network:
     return apply
 
 
-def probabilities(
+def scores(
     network: Network,
     image: jax.Array,
     size: jax.Array,
@@ -125,10 +126,11 @@ def probabilities(
       align_corners: how logits are upsampled, `config.loss.align_corners`.
 
     Returns:
-      float32 [B, H, W, C], summing to 1 over the classes; meaningless beyond an image's size.
+      float32 [B, H, W, C], meaningless beyond an image's size. Their softmax is the protocol's
+      probabilities: they are the logits of one pass, or the logarithm of averaged probabilities.
     """
     if protocol.crop:
-        return sliding(
+        probs = sliding(
             network,
             image,
             size,
@@ -139,11 +141,15 @@ def probabilities(
             fill=fill,
             align_corners=align_corners,
         )
-    if protocol.fuse == "max":
+    elif protocol.fuse == "max":
         return max_fusion(network, image, scales=protocol.scales)
-    return whole(
-        network, image, scales=protocol.scales, flip=protocol.flip, align_corners=align_corners
-    )
+    elif protocol.scales == (1.0,) and not protocol.flip:
+        return _upsampled(network(image), image.shape[1:3], align_corners)
+    else:
+        probs = whole(
+            network, image, scales=protocol.scales, flip=protocol.flip, align_corners=align_corners
+        )
+    return jnp.log(jnp.maximum(probs, jnp.finfo(probs.dtype).tiny))
 
 
 def whole(
@@ -182,7 +188,7 @@ def whole(
 def max_fusion(
     network: Network, image: jax.Array, *, scales: tuple[float, ...] = (1.0, 0.75, 0.5)
 ) -> jax.Array:
-    """Softmax of the largest logits over scales, DeepLab v2's (section 4.1).
+    """Takes the largest logits over scales, DeepLab v2's fusion (section 4.1).
 
     The maps are fused on the grid of the first scale and then upsampled; all resizing aligns
     corners.
@@ -193,11 +199,10 @@ def max_fusion(
       scales: factors of the image's size.
 
     Returns:
-      float32 [B, H, W, C].
+      Logits, float32 [B, H, W, C].
     """
     logits = deeplab_v2.multi_scale(network, image, scales)["logits"]
-    logits = ops.resize(logits, image.shape[1:3], align_corners=True, antialias=False)
-    return jax.nn.softmax(logits)
+    return _upsampled(logits, image.shape[1:3], align_corners=True)
 
 
 def sliding(
@@ -288,12 +293,15 @@ def _seen(
 ) -> jax.Array:
     """Returns probabilities [B, *size, C], the mean with the mirrored image's if `flip`."""
     both = jnp.concatenate([image, image[:, :, ::-1]]) if flip else image
-    logits = ops.resize(network(both), size, align_corners=align_corners, antialias=False)
-    probs = jax.nn.softmax(logits)
+    probs = jax.nn.softmax(_upsampled(network(both), size, align_corners))
     if not flip:
         return probs
     seen, mirrored = jnp.split(probs, 2)
     return (seen + mirrored[:, :, ::-1]) / 2
+
+
+def _upsampled(logits: jax.Array, size: Size, align_corners: bool) -> jax.Array:
+    return ops.resize(logits, size, align_corners=align_corners, antialias=False)
 
 
 def _scaled(n: int, scale: float, align_corners: bool) -> int:
