@@ -50,10 +50,11 @@ def fc6_fc7(
 class MultiScaleBranch(nn.Module):
     """Two layers that bring an early map to the grid of pool5 (DeepLab v1, section 3.3).
 
-    Maps [B, H, W, C] to [B, H/stride, W/stride, 128] by a 3x3 convolution with the stride and a
-    1x1 convolution, each with ReLU and dropout. Parameter paths: `conv1`, `conv2`.
+    Maps [B, H, W, C] to [B, *grid, 128] by a 3x3 convolution with the stride and a 1x1
+    convolution, each with ReLU and dropout. Parameter paths: `conv1`, `conv2`.
     """
 
+    grid: tuple[int, int]  # rows and columns of the result, about H / stride
     stride: int
     features: int = 128
     dtype: str = "float32"
@@ -65,7 +66,11 @@ class MultiScaleBranch(nn.Module):
             self.features,
             (3, 3),
             strides=self.stride,
-            padding=1,
+            # One zero on each side at sizes of 8k + 1; else what completes the grid.
+            padding=[
+                (1, (g - 1) * self.stride + 2 - n)
+                for g, n in zip(self.grid, x.shape[1:3], strict=True)
+            ],
             dtype=self.dtype,
             kernel_init=init,
             name="conv1",
@@ -106,9 +111,8 @@ class DeepLabV1(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        unknown = set(self.msc) - set(MSC_STRIDES)
-        if unknown:
-            raise ValueError(f"msc={self.msc}: no map {unknown}; accepted: {tuple(MSC_STRIDES)}")
+        if set(self.msc) - set(MSC_STRIDES):
+            raise ValueError(f"msc={self.msc}: the maps with a branch are {tuple(MSC_STRIDES)}")
         ends = VGG16(self.body_width, self.dtype, name="backbone")(image)
         x = fc6_fc7(
             ends["pool5"], self.width, self.kernel_size, self.rate, train, self.dtype
@@ -116,7 +120,7 @@ class DeepLabV1(nn.Module):
         ends["image"] = image.astype(x.dtype)
         for i, (end, stride) in enumerate(MSC_STRIDES.items()):
             if end in self.msc:
-                branch = MultiScaleBranch(stride, dtype=self.dtype, name=f"msc{i}")
+                branch = MultiScaleBranch(x.shape[1:3], stride, dtype=self.dtype, name=f"msc{i}")
                 x = jnp.concatenate([x, branch(ends[end], train)], axis=-1)
         fc8 = nn.Conv(
             self.num_classes,

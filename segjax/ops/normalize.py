@@ -28,7 +28,7 @@ def local_response_norm(
     """
     if size < 1 or size % 2 == 0:
         raise ValueError(f"local_response_norm: size={size}; use a positive odd window.")
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(x.dtype if x.dtype.itemsize > 4 else jnp.float32)
     channels = x.shape[-1]
     border = [(0, 0)] * (x.ndim - 1) + [(size // 2, size // 2)]
     square = jnp.pad(jnp.square(wide), border)

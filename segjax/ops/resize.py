@@ -79,7 +79,7 @@ def resample(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
         Array [..., height, width, C] of the dtype of `x`; bfloat16 and float16 are computed in
         float32.
     """
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = x.dtype if x.dtype.itemsize > 4 else jnp.float32
     batch = math.prod(x.shape[:-3])
     rows, columns = jnp.asarray(rows, dtype), jnp.asarray(columns, dtype)
     y = x.reshape(batch, *x.shape[-3:]).astype(dtype)

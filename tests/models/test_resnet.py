@@ -9,6 +9,7 @@ import pytest
 
 from segjax.models import Norm
 from segjax.models.resnet import STAGE_SIZES, ResNet, plan
+from tests.models.fill import random_variables
 
 R50 = STAGE_SIZES[50]
 
@@ -18,21 +19,6 @@ def strides_and_rates(*args, **kwargs):
     stages = plan(*args, **kwargs)
     assert all(stride == 1 for blocks in stages for stride, _ in blocks[1:])
     return [blocks[0][0] for blocks in stages], [[rate for _, rate in blocks] for blocks in stages]
-
-
-def random_variables(model, image):
-    """Variables with statistics, scales and biases that are not those of a fresh network."""
-    variables = jax.jit(model.init)(jax.random.key(0), image)
-    leaves, tree = jax.tree.flatten_with_path(variables)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noise = {"bias": (-0.3, 0.3), "mean": (-0.3, 0.3), "scale": (0.6, 1.4), "var": (0.6, 1.4)}
-    changed = [
-        jax.random.uniform(k, leaf.shape, leaf.dtype, *noise[path[-1].key])
-        if path[-1].key in noise
-        else leaf
-        for k, (path, leaf) in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(tree, changed)
 
 
 def test_plan_of_classification():
@@ -208,15 +194,3 @@ def test_frozen_norm_has_no_update_and_ignores_the_batch():
         v["batch_stats"]["stage4"]["block1"]["bn3"]["mean"] for v in (variables, changed)
     )
     assert np.abs(after - before).max() > 1e-3
-
-
-def test_bfloat16_is_near_float32():
-    image = jax.random.normal(jax.random.key(2), (2, 65, 65, 3))
-    net = ResNet(26, 16, width=16)
-    variables = random_variables(net, image)
-    exact = np.asarray(jax.jit(net.apply)(variables, image)["stage4"])
-    near = jax.jit(net.clone(dtype="bfloat16").apply)(variables, image)["stage4"]
-    assert near.dtype == jnp.bfloat16
-    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(variables))
-    error = np.abs(np.asarray(near, np.float32) - exact).mean() / np.abs(exact).mean()
-    assert error < 0.03, error

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from segjax.models.vgg import VGG16, ConvStack, max_pool
+from tests.models.fill import random_variables
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,8 @@ def test_sizes_and_parameter_count():
 def test_fifth_stage_is_dilated_and_keeps_its_size():
     net = VGG16(width=4)
     image = jax.random.normal(jax.random.key(0), (1, 65, 49, 3))
-    ends, variables = jax.jit(net.init_with_output)(jax.random.key(1), image)
+    variables = random_variables(net, image)
+    ends = jax.jit(net.apply)(variables, image)
     stage5 = {"params": variables["params"]["stage5"]}
 
     def pool5(rate: int) -> jax.Array:

@@ -1,0 +1,79 @@
+"""What all networks have in common."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.models import (
+    DeepLabV1,
+    DeepLabV2ResNet,
+    DeepLabV2VGG,
+    DeepLabV3,
+    DeepLabV3Cascade,
+    Norm,
+    PSPNet,
+    TorchvisionDeepLabV3,
+)
+from segjax.models.deeplab_v1 import MSC_STRIDES
+from tests.models.fill import random_variables
+
+SMALL = {"num_classes": 4, "depth": 14, "width": 8}
+NETS = [
+    DeepLabV1(num_classes=4, width=32, body_width=8, msc=tuple(MSC_STRIDES)),
+    DeepLabV2VGG(num_classes=4, width=32, body_width=8),
+    DeepLabV2ResNet(**SMALL, scales=(1.0, 0.5), norm=Norm()),
+    DeepLabV3(**SMALL, features=16),
+    DeepLabV3Cascade(**SMALL, cascade=1),
+    TorchvisionDeepLabV3(**SMALL, features=16),
+    PSPNet(**SMALL),
+]
+
+
+@pytest.mark.parametrize("net", NETS, ids=lambda net: type(net).__name__)
+def test_training_reaches_every_parameter_and_bfloat16_stays_near(net):
+    """Gradients and statistics in training mode; then the network in bfloat16, in evaluation mode.
+
+    The distance is the mean absolute difference of the logits over their standard deviation: at
+    most 2% is stated, 0.4% to 0.9% was measured.
+    """
+    image = jax.random.normal(jax.random.key(0), (2, 65, 49, 3))
+    variables = random_variables(net, image)
+    apply = functools.partial(net.apply, rngs={"dropout": jax.random.key(2)}, train=True)
+
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def gradients(params, rest):
+        outputs, changed = apply({"params": params, **rest}, image, mutable=["batch_stats"])
+        weights = jnp.arange(4.0).reshape(1, 1, 1, 4)
+        return sum(jnp.sum(x * weights) for x in outputs.values()), changed
+
+    params = variables["params"]
+    rest = {name: value for name, value in variables.items() if name != "params"}
+    grads, changed = gradients(params, rest)
+    silent = [
+        jax.tree_util.keystr(path)
+        for path, g in jax.tree.leaves_with_path(grads)
+        if not (np.isfinite(g).all() and np.any(g))
+    ]
+    assert not silent
+    assert jax.tree.structure(changed) == jax.tree.structure(rest)
+    for before, after in zip(jax.tree.leaves(rest), jax.tree.leaves(changed), strict=True):
+        assert np.any(before != after)
+
+    both = jax.jit(lambda v: (net.apply(v, image), net.clone(dtype="bfloat16").apply(v, image)))
+    exact, near = both(variables)
+    for name, logits in exact.items():
+        assert near[name].dtype == jnp.float32
+        assert np.abs(near[name] - logits).mean() < 0.02 * np.asarray(logits).std(), name
+
+
+@pytest.mark.parametrize("net", NETS, ids=lambda net: type(net).__name__)
+@pytest.mark.parametrize("size", [(1, 1), (64, 30)])
+def test_any_size(net, size):
+    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    variables = jax.eval_shape(net.init, jax.random.key(0), image)
+    for logits in jax.eval_shape(net.apply, variables, image).values():
+        assert logits.shape[0] == 1 and logits.shape[-1] == 4
