@@ -1,0 +1,566 @@
+"""A trained network, ready for pictures.
+
+    seg = segjax.load("runs/a")
+    out = seg("street.jpg", crf=True)
+    out.labels  # uint8 [H, W]
+    out.save("street.png")  # with the colours of the classes
+
+Pictures are put on one of a few canvases, filled up with the mean colour at the bottom and on the
+right: a program is compiled per canvas, and every result is the same whenever it is asked for.
+Networks see that filling as the papers' do when they pad: near it, as near any border, features
+mix with it, and a mean over the image (PSPNet, DeepLab v3) counts it. `canvas=image.shape[:2]`
+avoids it at the price of a compilation per size. Larger pictures are cut into tiles.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from segjax import augment, checkpoint, inputs, models, pretrained, protocols, state, tiles
+from segjax import config as config_lib
+from segjax.config import Config
+from segjax.inputs import Picture
+from segjax.models import segnet
+from segjax.pictures import VOID_COLOUR
+from segjax.pretrained.files import WEIGHTS
+from segjax.protocols import Protocol
+
+Size = tuple[int, int]  # height, width in pixels
+
+# Sides of the square canvases, one more where corners are aligned: 513 is the papers' for VOC.
+SIDES = (256, 512, 768, 1152)
+TILE, OVERLAP = 512, 128  # pixels, one more for the same reason
+LARGE_STEP = 256  # pixels; sliding windows scale pictures of any size, on canvases of multiples
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    step: str = "best",
+    canvases: Sequence[Size] = (),
+    batch_size: int = 0,
+) -> "Segmenter":
+    """Loads a trained network with all that predicting takes.
+
+    Args:
+      path: the folder of a run, of one of its checkpoints, or of converted weights
+        (`python -m segjax.pretrained`); or their file weights.safetensors.
+      step: of a run: "best", "latest" or a number.
+      canvases: heights and widths that pictures are padded to; by default that of the run and
+        squares up to 1152 pixels.
+      batch_size: pictures the device sees at once, where several are given; 0: 1 on a CPU, else 4.
+
+    Raises:
+      ValueError: there is no network, it is damaged, or it is none of segjax.
+    """
+    path = pathlib.Path(path).expanduser().absolute()
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; give the folder of a run, or of weights")
+    variables, metadata = _stored(path, step)
+    if "config" not in metadata:
+        raise ValueError(
+            f"{path} is no network of segjax, or only a part of one: nothing in it describes a "
+            "network. Train from it with --config.train.init_from"
+        )
+    classes = {name: getattr(models, name) for name in models.__all__}
+    config = config_lib.from_dict(metadata["config"], classes)
+    number = config.model.num_classes
+    return Segmenter(
+        config,
+        _fitting(path, config.model, variables),
+        classes=metadata.get("classes") or [f"class {i}" for i in range(number)],
+        palette=metadata.get("palette") or voc_palette(number),
+        canvases=canvases,
+        batch_size=batch_size,
+    )
+
+
+class Segmenter:
+    """A network that turns pictures into label maps; made by `load`.
+
+    Attributes:
+      config: of the run.
+      classes: names, by id.
+      palette: RGB, by id.
+      canvases: what pictures are padded to, smallest first.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        variables: dict[str, Any],
+        *,
+        classes: Sequence[str],
+        palette: Sequence[Sequence[int]],
+        canvases: Sequence[Size] = (),
+        batch_size: int = 0,
+    ) -> None:
+        self.config = config
+        self.variables = jax.device_put(variables)
+        self.classes = tuple(classes)
+        self.palette = tuple(tuple(colour) for colour in palette)
+        self.canvases = _canvases(config) if not canvases else _by_area(canvases)
+        self.batch_size = batch_size or (1 if jax.default_backend() == "cpu" else 4)
+        self._fill = np.rint(np.clip(config.input.mean, 0, 255)).astype(np.uint8)
+        static = ("protocol", "probs")
+        self._segment = jax.jit(functools.partial(segment, config=config), static_argnames=static)
+        self._tile = jax.jit(
+            functools.partial(segment_tile, config=config),
+            static_argnames=static,
+            donate_argnames="carry",
+        )
+
+    def __call__(
+        self,
+        images: Picture | Iterable[Picture],
+        *,
+        protocol: str | Protocol = "whole",
+        probs: bool = False,
+        value_range: tuple[float, float] | None = None,
+        canvas: Size | None = None,
+    ) -> "Prediction | list[Prediction]":
+        """Segments a picture, or several.
+
+        Args:
+          images: a path, a PIL image or an array [H, W, 3], uint8 or with `value_range`; or several
+            in a list or in an array [N, H, W, 3]. `inputs.read` says what else is taken.
+          protocol: a key of `protocols.PROTOCOLS`, or your own.
+          probs: whether `probs` will be asked for; without, it is computed when it is.
+          value_range: the values of black and white in an array.
+          canvas: height and width to pad to.
+
+        Returns:
+          The prediction, or a list of them.
+
+        Raises:
+          ValueError: a picture cannot be read, or an option is wrong.
+        """
+        if isinstance(protocol, str):
+            protocol = protocols.find(protocol)
+        pictures, single = inputs.split(images)
+        arrays = [inputs.read(picture, value_range) for picture in pictures]
+        chosen = [canvas or self._canvas(array.shape[:2], protocol) for array in arrays]
+        results: dict[int, Prediction] = {}
+        for size in dict.fromkeys(chosen):
+            indices = [i for i, c in enumerate(chosen) if c == size]
+            for chunk in _chunks(indices, self.batch_size):
+                found = self._run([arrays[i] for i in chunk], size, protocol, probs)
+                results.update(zip(chunk, found, strict=True))
+        predictions = [results[i] for i in range(len(arrays))]
+        return predictions[0] if single else predictions
+
+    def tiled(
+        self,
+        image: Picture,
+        path: str | os.PathLike[str],
+        *,
+        protocol: str | Protocol = "whole",
+        tile: int = 0,
+        overlap: int = 0,
+        value_range: tuple[float, float] | None = None,
+    ) -> np.ndarray:
+        """Segments a picture of any size in overlapping tiles and writes the label map to a file.
+
+        Memory does not grow with the height: beside the picture (none of it where it is an .npy
+        file) it is what the network takes for one tile, and overlap * width * classes * 4 bytes,
+        88 MB at 8192 pixels and 21 classes. Farther from the border of its tile than the network
+        sees, a pixel's probabilities are those of the whole image; networks that take a mean over
+        the image take it over the tile.
+
+        Args:
+          image: as in a call.
+          path: of the label map, an .npy file; it appears when it is complete.
+          protocol: what is done with each tile.
+          tile: side of a tile in pixels; 0: 512, or 513 where corners are aligned.
+          overlap: pixels that neighbours share; 0: 128, or 129.
+          value_range: as in a call.
+
+        Returns:
+          The label map, [H, W], mapped from the file: uint8, or uint16 beyond 255 classes.
+
+        Raises:
+          ValueError: as a call; or the file cannot be written.
+        """
+        if isinstance(protocol, str):
+            protocol = protocols.find(protocol)
+        path = pathlib.Path(path)
+        if path.suffix != ".npy":
+            raise ValueError(f"{path} does not end in .npy, the format of large label maps")
+        array = inputs.read(image, value_range)
+        strips = self._strips(array, protocol, False, tile, overlap)
+        _write_npy(path, strips, array.shape[:2], _label_type(len(self.classes)))
+        return np.load(path, mmap_mode="r")
+
+    def monte_carlo(
+        self,
+        image: Picture,
+        *,
+        samples: int = 40,
+        seed: int = 0,
+        value_range: tuple[float, float] | None = None,
+        canvas: Size | None = None,
+    ) -> "Prediction":
+        """Segments a picture with Bayesian SegNet, whose dropout stays on.
+
+        Args:
+          image: as in a call.
+          samples: networks drawn and averaged.
+          seed: of the draw.
+          value_range: as in a call.
+          canvas: as in a call.
+
+        Returns:
+          A prediction that has `variance`.
+
+        Raises:
+          ValueError: the network is no SegNet with dropout, or the picture is larger than a canvas.
+        """
+        model = self.config.model
+        if not isinstance(model, models.SegNet | models.SegNetBasic):
+            raise ValueError(
+                f"monte_carlo is of SegNet and SegNetBasic with dropout, not of "
+                f"{type(model).__name__}"
+            )
+        array = inputs.read(image, value_range)
+        size = array.shape[:2]
+        canvas = canvas or self._canvas(size, Protocol())
+        if canvas is None:
+            raise ValueError(
+                f"a picture of {size[0]}x{size[1]} pixels is larger than every canvas; write "
+                f"canvas={size}, or load(..., canvases=[{size}])"
+            )
+        batch, _ = self._on_canvas([array], canvas, 1)
+        normal = augment.normalize(jnp.asarray(batch), self.config.input)
+        mean, variance = segnet.monte_carlo(
+            model, self.variables, normal, jax.random.key(seed), samples=samples
+        )
+        crop = np.s_[0, : size[0], : size[1]]
+        probs = np.asarray(mean)[crop]
+        labels = probs.argmax(-1).astype(_label_type(len(self.classes)))
+        return self._prediction(array, labels, lambda: probs, np.asarray(variance)[crop])
+
+    def _canvas(self, size: Size, protocol: Protocol) -> Size | None:
+        """Returns the smallest canvas that holds a picture, None where it goes to tiles."""
+        for canvas in self.canvases:
+            if size[0] <= canvas[0] and size[1] <= canvas[1]:
+                return canvas
+        if protocol.crop:
+            return tuple(-(-side // LARGE_STEP) * LARGE_STEP for side in size)
+        return None
+
+    def _run(
+        self, arrays: list[np.ndarray], canvas: Size | None, protocol: Protocol, probs: bool
+    ) -> "list[Prediction]":
+        if canvas is None:
+            return [self._in_tiles(array, protocol, probs) for array in arrays]
+        count = 1 if len(arrays) == 1 else self.batch_size
+        batch, size = self._on_canvas(arrays, canvas, count)
+        labels, soft = self._segment(self.variables, batch, size, protocol=protocol, probs=probs)
+        labels = np.asarray(labels)
+        predictions = []
+        for i, array in enumerate(arrays):
+            crop = np.s_[i, : array.shape[0], : array.shape[1]]
+            if probs:
+                later = functools.partial(np.asarray(soft).__getitem__, crop)
+            else:
+                later = functools.partial(self._probs, array, canvas, protocol)
+            predictions.append(self._prediction(array, labels[crop], later))
+        return predictions
+
+    def _probs(self, array: np.ndarray, canvas: Size | None, protocol: Protocol) -> np.ndarray:
+        return self._run([array], canvas, protocol, True)[0].probs
+
+    def _prediction(
+        self,
+        array: np.ndarray,
+        labels: np.ndarray,
+        probs: Callable[[], np.ndarray],
+        variance: np.ndarray | None = None,
+    ) -> "Prediction":
+        return Prediction(array, labels, self.classes, self.palette, variance, probs)
+
+    def _on_canvas(
+        self, arrays: list[np.ndarray], canvas: Size, count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns a batch uint8 [count, *canvas, 3] and the sizes in it, int32 [count, 2]."""
+        batch = np.broadcast_to(self._fill, (count, *canvas, 3)).copy()
+        sizes = np.broadcast_to(np.int32(canvas), (count, 2)).copy()
+        for i, array in enumerate(arrays):
+            height, width = array.shape[:2]
+            if height > canvas[0] or width > canvas[1]:
+                raise ValueError(
+                    f"a picture of {height}x{width} pixels is larger than canvas={canvas}"
+                )
+            batch[i, :height, :width] = array
+            sizes[i] = height, width
+        return batch, sizes
+
+    def _in_tiles(self, array: np.ndarray, protocol: Protocol, probs: bool) -> "Prediction":
+        strips = np.concatenate(list(self._strips(array, protocol, probs)))
+        if not probs:
+            later = functools.partial(self._probs, array, None, protocol)
+            return self._prediction(array, strips, later)
+        labels = strips.argmax(-1).astype(_label_type(len(self.classes)))
+        return self._prediction(array, labels, lambda: strips)
+
+    def _strips(
+        self, array: np.ndarray, protocol: Protocol, probs: bool, tile: int = 0, overlap: int = 0
+    ) -> Iterator[np.ndarray]:
+        """Yields labels [h, W], or probabilities [h, W, C], from top to bottom."""
+        odd = int(self.config.loss.align_corners)
+        tile, overlap = tile or TILE + odd, overlap or OVERLAP + odd
+        tiles.check(tile, overlap)
+        height, width = array.shape[:2]
+        step = tile - overlap
+        rows, columns = tiles.grid((height, width), step)
+        carry = tiles.start(columns, len(self.classes), tile, overlap)
+        for row in range(rows):
+            blocks = []
+            for column in range(columns):
+                top, left = row * step, column * step
+                part = tiles.cut(array, top, left, tile, self._fill)
+                block, carry = self._tile(
+                    self.variables,
+                    part,
+                    np.int32([min(tile, height - top), min(tile, width - left)]),
+                    carry=carry,
+                    place=np.int32([row, column]),
+                    protocol=protocol,
+                    probs=probs,
+                )
+                blocks.append(block)
+            strip = np.concatenate([np.asarray(block) for block in blocks], axis=1)
+            yield strip[: height - row * step, :width]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a network says about a picture.
+
+    Attributes:
+      image: the picture, uint8 [H, W, 3].
+      labels: class ids, uint8 [H, W]; uint16 beyond 255 classes.
+      classes: names, by id.
+      palette: RGB, by id.
+      variance: of the probabilities over the samples of `monte_carlo`, averaged over the classes,
+        float32 [H, W]; otherwise None.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    variance: np.ndarray | None
+    _probs: Callable[[], np.ndarray] = dataclasses.field(repr=False)
+
+    @functools.cached_property
+    def probs(self) -> np.ndarray:
+        """Class probabilities, float32 [H, W, C]."""
+        return self._probs()
+
+    @functools.cached_property
+    def entropy(self) -> np.ndarray:
+        """The entropy of each pixel's probabilities in nats, float32 [H, W]: 0 is certain."""
+        logs = np.log(np.maximum(self.probs, np.finfo(np.float32).tiny))
+        return -(self.probs * logs).sum(-1)
+
+    def overlay(self, alpha: float = 0.5) -> np.ndarray:
+        """Returns the picture under the colours of its classes, RGB uint8 [H, W, 3].
+
+        Args:
+          alpha: how much of the colours is seen, 0 to 1.
+        """
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha is {alpha}; give a number from 0 to 1")
+        colours = np.asarray(self.palette, np.float32)[self.labels]
+        return np.rint((1 - alpha) * self.image + alpha * colours).astype(np.uint8)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the label map as PNG: class ids that viewers show in the classes' colours.
+
+        Beyond 255 classes it is a grey PNG of 16 bits.
+
+        Raises:
+          ValueError: the path has another ending, or cannot be written.
+        """
+        path = pathlib.Path(path)
+        if path.suffix.lower() != ".png":
+            raise ValueError(f"{path} does not end in .png, the format of label maps")
+        picture = Image.fromarray(self.labels)
+        if self.labels.dtype == np.uint8:
+            table = np.full((256, 3), VOID_COLOUR, np.uint8)
+            table[: len(self.palette)] = self.palette
+            picture.putpalette(table.tobytes())
+        with _whole_file(path) as file:
+            picture.save(file, format="PNG")
+
+
+def segment(
+    variables: dict[str, Any],
+    image: jax.Array,
+    size: jax.Array,
+    *,
+    config: Config,
+    protocol: Protocol,
+    probs: bool = False,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Images in, label maps out: the whole way in one function to jit.
+
+    Args:
+      variables: "params" and "batch_stats".
+      image: uint8 [B, H, W, 3], filled up at the bottom and on the right with the mean colour.
+      size: int32 [B, 2], height and width of each image without the filling.
+      config: of the run.
+      protocol: one of `protocols.PROTOCOLS`.
+      probs: whether to return the probabilities too.
+
+    Returns:
+      Labels uint8 (beyond 255 classes uint16) [B, H, W], and probabilities float32 [B, H, W, C] or
+      None. Beyond an image's size both are meaningless.
+    """
+    scores = _scores(variables, image, size, config, protocol)
+    labels = scores.argmax(-1).astype(_label_type(config.model.num_classes))
+    return labels, jax.nn.softmax(scores) if probs else None
+
+
+def segment_tile(
+    variables: dict[str, Any],
+    image: jax.Array,
+    size: jax.Array,
+    *,
+    carry: tiles.Carry,
+    place: jax.Array,
+    config: Config,
+    protocol: Protocol,
+    probs: bool,
+) -> tuple[jax.Array, tiles.Carry]:
+    """Segments one tile, uint8 [tile, tile, 3], and blends it with its neighbours.
+
+    Args:
+      variables: as in `segment`.
+      image: as in `segment`, without the first axis.
+      size: as in `segment`, int32 [2].
+      carry: of `tiles.blend`.
+      place: int32 [2], number of the tile's row and column.
+      config: as in `segment`.
+      protocol: as in `segment`.
+      probs: return probabilities in place of labels.
+
+    Returns:
+      The finished block, labels [step, step] or probabilities [step, step, C], and the carry.
+    """
+    soft = jax.nn.softmax(_scores(variables, image[None], size[None], config, protocol))
+    block, carry = tiles.blend(soft[0], carry, place[0], place[1])
+    if not probs:
+        block = block.argmax(-1).astype(_label_type(config.model.num_classes))
+    return block, carry
+
+
+def voc_palette(number: int) -> tuple[tuple[int, int, int], ...]:
+    """Returns the colours of PASCAL VOC: the bits of an id, in turn those of R, G and B."""
+    return tuple(
+        tuple(sum((i >> 3 * k + c & 1) << 7 - k for k in range(8)) for c in range(3))
+        for i in range(number)
+    )
+
+
+def _scores(
+    variables: dict[str, Any],
+    image: jax.Array,
+    size: jax.Array,
+    config: Config,
+    protocol: Protocol,
+) -> jax.Array:
+    model = protocols.adapt(config.model, protocol)
+    return protocols.scores(
+        protocols.network(model, variables, config.input),
+        image.astype(jnp.float32),
+        size,
+        protocol=protocol,
+        fill=config.input.mean,
+        align_corners=config.loss.align_corners,
+    )
+
+
+def _stored(path: pathlib.Path, step: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the variables and the metadata of a run, a checkpoint or a folder of weights."""
+    if path.is_file() and path.name != WEIGHTS:
+        raise ValueError(
+            f"{path} is a file; give the folder of a run, or a file {WEIGHTS} with its config.json "
+            "beside it. Published weights: python -m segjax.pretrained FILE FOLDER"
+        )
+    if path.is_file() or (path / WEIGHTS).is_file():
+        return pretrained.load_weights(path)
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        path, step = path.parent.parent, path.name
+    elif path.name == "checkpoints":
+        path = path.parent
+    with checkpoint.Checkpoints(path, read_only=True) as checkpoints:
+        number = checkpoints.find(str(step))
+        return checkpoints.variables(number), checkpoints.metadata(number)
+
+
+def _fitting(path: pathlib.Path, model: Any, variables: dict[str, Any]) -> dict[str, Any]:
+    """Returns the variables as the network has them; raises ValueError where they differ."""
+    init = functools.partial(state.init_variables, model, size=(64, 64))
+    fitted, report = pretrained.merge(jax.eval_shape(init, jax.random.key(0)), variables)
+    if report.new or report.unused:
+        raise ValueError(f"{path} does not fit the network it describes: {report}")
+    return fitted
+
+
+def _canvases(config: Config) -> list[Size]:
+    """Returns the run's canvas and larger squares, or squares alone, by area."""
+    odd = int(config.loss.align_corners)
+    squares = [(side + odd, side + odd) for side in SIDES]
+    own = tuple(config.data.canvas)
+    return _by_area([own, *squares[1:]]) if min(own) else squares
+
+
+def _by_area(canvases: Sequence[Size]) -> list[Size]:
+    return sorted((tuple(canvas) for canvas in canvases), key=lambda c: c[0] * c[1])
+
+
+def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
+    for i in range(0, len(items), size):
+        yield items[i : i + size]
+
+
+def _label_type(num_classes: int) -> type[np.unsignedinteger]:
+    return np.uint8 if num_classes <= 255 else np.uint16
+
+
+@contextlib.contextmanager
+def _whole_file(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """Opens a file that appears under its name when it is complete, or not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            try:
+                yield file
+            except BaseException:
+                part.unlink()
+                raise
+        part.replace(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _write_npy(path: pathlib.Path, strips: Iterable[np.ndarray], shape: Size, kind: type) -> None:
+    # Written through the file system and not through a memory map: a full disk is then an error
+    # that can be caught.
+    header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}
+    with _whole_file(path) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for strip in strips:
+            file.write(np.ascontiguousarray(strip).data)
