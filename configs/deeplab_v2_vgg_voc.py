@@ -1,0 +1,39 @@
+"""DeepLab v2 on VGG16 with ASPP-L, PASCAL VOC 2012, 10,582 training images (section 4.1).
+
+    python train.py --config=configs/deeplab_v2_vgg_voc.py --config.data.dir=VOCdevkit/VOC2012 \
+        --config.train.init_from=vgg16.pth --workdir=runs/deeplab_v2_vgg
+
+ASPP-S: --config.model.rates="(2, 4, 8, 12)"; LargeFOV: --config.model.rates="(12,)". The network
+starts from VGG16's ImageNet weights, fc6 and fc7 of every branch decimated. Those of torchvision
+were trained on RGB over its mean and deviation: with them add --config.input.bgr=False
+--config.input.mean="(123.675, 116.28, 103.53)" --config.input.std="(58.395, 57.12, 57.375)".
+
+Hardware: one GPU with 12 GB.
+Published: mean IoU on val 68.96, with CRF 71.57; ASPP-S 66.98 and 69.73; LargeFOV 65.76 and 69.84.
+Measured: not yet run.
+"""
+
+from segjax.config import Augment, Config, Data, Eval, Input, Loss, Optim, Train
+from segjax.models import DeepLabV2VGG
+
+
+def get_config() -> Config:
+    """Returns the configuration of the run."""
+    return Config(
+        model=DeepLabV2VGG(num_classes=21),
+        input=Input(mean=(122.675, 116.669, 104.008), std=(1.0, 1.0, 1.0), bgr=True),
+        data=Data(name="voc_segmentation", train_split="trainaug", canvas=(513, 513)),
+        augment=Augment(crop=(321, 321), flip=0.5),
+        loss=Loss(resolution="logits", align_corners=True),
+        optim=Optim(
+            lr=1e-3,
+            schedule="poly",
+            power=0.9,
+            momentum=0.9,
+            weight_decay=5e-4,
+            lr_multipliers={"^fc8_./kernel": 10.0, "^fc8_./bias": 20.0, "/bias": 2.0},
+            no_decay=("/bias",),
+        ),
+        train=Train(steps=20_000, batch_size=10, eval_every=5_000),
+        eval=Eval(batch_size=10, trimap_widths=(2, 5, 10, 20, 40)),
+    )
