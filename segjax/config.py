@@ -219,10 +219,11 @@ def _accept(field: str, value: Any, accepted: tuple[Any, ...]) -> None:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        # A Flax module has two fields of its own, which say where it stands in another.
-        names = [f.name for f in dataclasses.fields(value) if f.name not in ("parent", "name")]
-        plain = {name: _plain(getattr(value, name)) for name in names}
         configuration = type(value).__module__ == __name__
+        # A Flax module has two fields of its own, which say where it stands in another.
+        hidden = () if configuration else ("parent", "name")
+        names = [f.name for f in dataclasses.fields(value) if f.name not in hidden]
+        plain = {name: _plain(getattr(value, name)) for name in names}
         return plain if configuration else {"class": type(value).__name__, **plain}
     if isinstance(value, Mapping):
         return {key: _plain(v) for key, v in value.items()}

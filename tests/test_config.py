@@ -93,3 +93,8 @@ def test_mistakes_on_the_command_line_end_with_one_message(tmp_path, arguments, 
     assert named in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "w").exists()
+
+
+def test_the_name_of_the_data_set_survives():
+    config = config_lib.Config(model=None, data=config_lib.Data(name="camvid"))
+    assert config_lib.from_dict(config_lib.to_dict(config), {}).data.name == "camvid"
