@@ -50,11 +50,13 @@ class Report:
         if self.new:
             line += f", left new: {_listed(self.new)}"
         # Only the last axis differs, everywhere alike: the number of classes.
-        heads = {(given[-1:], needed[-1:]) for given, needed in self.reshaped.values()}
-        bodies = [given[:-1] == needed[:-1] for given, needed in self.reshaped.values()]
-        if len(heads) == 1 and all(bodies):
+        heads = {
+            (given[-1], needed[-1]) if given and given[:-1] == needed[:-1] else None
+            for given, needed in self.reshaped.values()
+        }
+        if len(heads) == 1 and None not in heads:
             [(given, needed)] = heads
-            line = f"checkpoint head has {given[0]} classes, model has {needed[0]}: {line}"
+            line = f"checkpoint head has {given} classes, model has {needed}: {line}"
         elif self.reshaped:
             line += f"; of another shape: {_listed(_shapes(self))}"
         if self.unused:

@@ -61,15 +61,12 @@ def convert(file: str, folder: str, source: str, dataset: str | None, seed: int)
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "segjax": segjax.__version__,
         },
-        "input": config_lib.to_dict(chosen.input),
+        "config": {"input": config_lib.to_dict(chosen.input)},
     }
     if report.new:
         metadata["partial"] = "a start for training: the rest of the network is new"
     else:
-        metadata["config"] = {
-            "model": config_lib.to_dict(model),
-            "input": config_lib.to_dict(chosen.input),
-        }
+        metadata["config"]["model"] = config_lib.to_dict(model)
     if dataset is not None:
         known = DATASETS[dataset]
         classes = getattr(model, "num_classes", 0)

@@ -73,11 +73,14 @@ def save_weights(
     text = json.dumps({**metadata, "weights_sha256": hashlib.sha256(weights).hexdigest()}, indent=2)
     for name, content in ((WEIGHTS, weights), (CONFIG, text.encode())):
         temporary = folder / f".{name}.{os.getpid()}"
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / name)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -171,7 +174,7 @@ def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return dict(archive)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not an .npz of plain arrays: {error}") from error

@@ -49,7 +49,7 @@ class Source:
     optional: str = "(?!)"  # layers of the scope that some of the files lack as a whole
     renames: tuple[tuple[str, str], ...] = ()  # (regular expression, replacement) of names
     dropped: str = "(?!)"  # tensors that are left out on purpose
-    folded: bool = False  # BatchNorm layers are a scale and a shift, their statistics in them
+    statistics: str = "stored"  # of BatchNorm; "folded" into scale and shift, or "missing"
     note: str = ""  # to be told to the reader of every report
     cautions: Mapping[str, str] = dataclasses.field(default_factory=dict)  # by class of network
 
@@ -71,6 +71,8 @@ class Source:
         """Returns whether a variable that got no value should have got one."""
         layer = _layer(path)
         if not re.fullmatch(self.scope, layer):
+            return False
+        if self.statistics == "missing" and path.startswith("batch_stats/"):
             return False
         # A part that the file may lack is missing as a whole, or not at all.
         parts = [re.fullmatch(self.optional, _layer(other)) for other in loaded]
@@ -109,7 +111,12 @@ def translate(
         name = source.name(layer) if re.fullmatch(source.scope, layer) else None
         if name is None:
             continue
-        if source.folded and kind in ("mean", "var") and f"{name}.weight" in named:
+        if source.statistics == "folded" and kind in ("mean", "var") and f"{name}.weight" in named:
+            if not named[f"{name}.weight"].any():
+                raise ValueError(
+                    f"{name} scales by zero: BatchNorm was absorbed into the convolutions "
+                    "(BN-absorber.py); give the file from before"
+                )
             # Statistics with which the layer is its scale and shift alone.
             values[path] = np.full(shape, 0.0 if kind == "mean" else 1 - epsilon, np.float32)
             continue
@@ -217,6 +224,26 @@ def _width(tensors: Tensors, kernel: str) -> int:
     return tensors[kernel].shape[0]
 
 
+SEGNET = Source(
+    about="the authors' .caffemodel of SegNet and SegNet-Basic, for inference",
+    mark=r"conv(5_3_D|_decode4)_bn\.weight",
+    table=(
+        (r"encoder/stage(\d)/conv(\d)", "conv<1>_<2>"),
+        (r"encoder/stage(\d)/bn(\d)", "conv<1>_<2>_bn"),
+        (r"decoder/stage(\d)/conv(\d)", "conv<1>_<2>_D"),
+        (r"decoder/stage(\d)/bn(\d)", "conv<1>_<2>_D_bn"),
+        (r"conv(_decode)?(\d)", "conv<1><2>"),  # SegNet-Basic
+        (r"bn(_decode)?(\d)", "conv<1><2>_bn"),
+        ("classifier", "classifier"),
+    ),
+    renames=((r"^(?:conv1_1_D|conv_classifier|dense_softmax_inner_prod)(?=\.)", "classifier"),),
+    build=lambda t: _segnet(t),
+    input=BGR,
+    statistics="folded",
+    note="scale and shift of BatchNorm are read with the statistics folded in, as "
+    "compute_bn_statistics.py leaves them; for a snapshot of training give "
+    "source=segnet_caffe_snapshot. Training on needs the snapshot",
+)
 SOURCES = {
     "torchvision_deeplabv3": Source(
         about="torchvision's deeplabv3_resnet50 and deeplabv3_resnet101",
@@ -319,7 +346,10 @@ SOURCES = {
         table=_torch_vgg16(bn=True),
         scope="encoder/.*",
         dropped=r"classifier\..*",
-        build=lambda t: models.SegNet(num_classes=1),
+        build=lambda t: models.SegNet(
+            num_classes=1,
+            widths=tuple(_width(t, f"features.{i}.weight") for i in (0, 7, 14, 24, 34)),
+        ),
         input=Input(),
     ),
     "torchvision_vgg16": Source(
@@ -346,7 +376,23 @@ SOURCES = {
         build=lambda t: _deeplab_vgg(t),
         input=BGR_MINUS_MEAN,
     ),
+    "segnet_caffe": SEGNET,
+    "segnet_caffe_snapshot": dataclasses.replace(
+        SEGNET,
+        about="a snapshot of training them, without statistics of BatchNorm",
+        statistics="missing",
+        note="the statistics of BatchNorm are not in the file: set train.recompute_batch_stats, or "
+        "train on",
+    ),
 }
+
+
+def _segnet(t: Tensors) -> nn.Module:
+    classes = _classes(t, "classifier.bias")
+    if "conv_decode4.weight" in t:
+        return models.SegNetBasic(**classes, width=_width(t, "conv1.weight"))
+    widths = tuple(_width(t, f"conv{stage}_1.weight") for stage in (1, 2, 3, 4, 5))
+    return models.SegNet(**classes, widths=widths)
 
 
 def _deeplab_vgg(t: Tensors) -> nn.Module:

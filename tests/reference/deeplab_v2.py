@@ -95,11 +95,15 @@ class DeepLabV2(nn.Module):
 
 
 class MultiScale(nn.Module):
-    """The network on the image at three scales, Caffe's way: every resize aligns the corners."""
+    """The network on the image at three scales, Caffe's way: every resize aligns the corners.
 
-    def __init__(self, base: nn.Module):
+    Returns the maximum and each scale's scores as the paper supervises them: the half scale on
+    its own grid, the others on that of the full image.
+    """
+
+    def __init__(self, **fields):
         super().__init__()
-        self.base = base
+        self.base = DeepLabV2(**fields)
 
     def forward(self, x):
         height, width = x.shape[2:]
@@ -110,6 +114,5 @@ class MultiScale(nn.Module):
             small = (int((height - 1) * scale) + 1, int((width - 1) * scale) + 1)
             small = F.interpolate(x, small, mode="bilinear", align_corners=True)
             scores.append(self.base(small))
-        enlarged = [F.interpolate(s, size, mode="bilinear", align_corners=True) for s in scores[1:]]
-        fused = torch.stack([scores[0], *enlarged]).amax(0)
-        return fused, scores
+        enlarged = [F.interpolate(s, size, mode="bilinear", align_corners=True) for s in scores]
+        return torch.stack(enlarged).amax(0), enlarged[0], enlarged[1], scores[2]
