@@ -4,7 +4,7 @@ Every field of the configuration can be changed on the command line, --config.op
 fields are in segjax/config.py. The same command again goes on from the last checkpoint.
 
 The workdir then holds config.json, env.json, checkpoints/, metrics.csv, tb/ (TensorBoard events),
-images/ (picture sheets) and eval/ (scores).
+images/ (pictures), eval/ (scores) and report.html, which shows them.
 """
 
 import contextlib
@@ -83,7 +83,9 @@ def train(config: Config, workdir: pathlib.Path) -> None:
                 result = evaluator(variables, config.data.val_split)
                 scores = result.summary()
                 report.scored(step, scores)
-                sheet = runs.write_evaluation(result, prepared.dataset, workdir, f"{step:06d}")
+                about = {"split": config.data.val_split, "step": step}
+                name = f"{step:06d}"
+                sheet = runs.write_evaluation(result, config, prepared, workdir, name, **about)
                 writer.picture(step, config.data.val_split, sheet)
                 title = f"{config.data.val_split}, step {step}"
                 log.console.print(result.table(prepared.dataset.classes, title))
@@ -93,6 +95,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
                 checkpoints.save(step, now, position=position, metadata=meta, scores=scores)
             if stopped():
                 break
+    runs.write_report(workdir)
     if start >= total:
         log.console.print(f"{workdir} is at step {start} of {total}: nothing is left to train")
 

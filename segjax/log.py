@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import sys
 from importlib import metadata
 from typing import Any
@@ -86,10 +87,19 @@ def write_json(path: pathlib.Path, values: Any) -> None:
     Raises:
       ValueError: the file cannot be written.
     """
+    write_text(path, json.dumps(values, indent=1) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes text atomically.
+
+    Raises:
+      ValueError: the file cannot be written.
+    """
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(values, indent=1) + "\n")
+        part.write_text(text)
         part.replace(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror}") from error
@@ -99,7 +109,7 @@ def environment() -> dict[str, Any]:
     """Returns what a run depends on: the command, versions and devices."""
     packages = ("segjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
-        "command": " ".join([pathlib.Path(sys.executable).name, *sys.argv]),
+        "command": command(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
@@ -107,3 +117,8 @@ def environment() -> dict[str, Any]:
         "devices": [device.device_kind for device in jax.devices()],
         "processes": jax.process_count(),
     }
+
+
+def command() -> str:
+    """Returns the command line of this program, quoted for a shell."""
+    return shlex.join([pathlib.Path(sys.executable).name, *sys.argv])

@@ -9,10 +9,11 @@ import jax
 import numpy as np
 import optax
 
-from segjax import checkpoint, evaluate, log, models, pictures, pretrained, state, steps
+from segjax import checkpoint, evaluate, log, models, pictures, pretrained, report, state, steps
 from segjax import config as config_lib
 from segjax.config import Config
 from segjax.data import datasets, pipeline
+from segjax.report import gallery
 
 
 def read_config(workdir: str) -> Config:
@@ -230,18 +231,57 @@ def recompute_batch_stats(
 
 
 def write_evaluation(
-    result: evaluate.Evaluation, dataset: datasets.Dataset, folder: pathlib.Path, name: str
+    result: evaluate.Evaluation,
+    config: Config,
+    prepared: datasets.Prepared,
+    folder: pathlib.Path,
+    name: str,
+    **about: Any,
 ) -> np.ndarray | None:
-    """Writes `folder/eval/<name>.json` and the picture sheet `folder/images/<name>.png`.
+    """Writes `folder/eval/<name>.json` and .csv, the trimap curve, and pictures in `folder/images`.
+
+    Args:
+      result: of `evaluator`.
+      config: of the run.
+      prepared: the data set.
+      folder: of the run.
+      name: of the evaluation.
+      **about: what else the JSON file says: split, step, protocol.
 
     Returns:
-      The sheet, RGB uint8, where there is one.
+      The picture sheet, RGB uint8, where there are pictures.
     """
     if jax.process_index() != 0:
         return None
-    log.write_json(folder / "eval" / f"{name}.json", result.to_dict(dataset.classes))
+    dataset = prepared.dataset
+    values = {
+        **about,
+        "command": log.command(),
+        **result.to_dict(dataset.classes),
+        "palette": [list(colour) for colour in dataset.palette],
+        "gallery": gallery.write(result.examples, dataset.palette, folder / "images" / name),
+    }
+    if config.data.train_split in prepared.summaries:
+        pixels = np.asarray(prepared.summaries[config.data.train_split].pixels)
+        pixels = pixels[: dataset.num_classes]
+        values["train_share"] = (pixels / max(pixels.sum(), 1)).tolist()
+    log.write_json(folder / "eval" / f"{name}.json", values)
+    log.write_text(folder / "eval" / f"{name}.csv", result.to_csv(dataset.classes))
+    if chart := report.trimap_chart(values):
+        log.write_text(folder / "eval" / f"{name}_trimap.svg", chart)
     if not result.rows:
         return None
     sheet = pictures.sheet(result.rows, dataset.classes, dataset.palette)
     pictures.write(folder / "images" / f"{name}.png", sheet)
     return sheet
+
+
+def write_report(folder: pathlib.Path, name: str | None = None) -> None:
+    """Writes `folder/report.html`, on the first process.
+
+    Args:
+      folder: of the run.
+      name: of the evaluation to show; the newest when not given.
+    """
+    if jax.process_index() == 0:
+        log.console.print(f"report: {report.write(folder, name)}", highlight=False)

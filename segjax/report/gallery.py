@@ -1,0 +1,94 @@
+"""The pictures of a report, as files beside it."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from segjax import pictures
+from segjax.evaluate import Example
+
+LONGEST = 640  # pixels of a picture's longer side
+QUALITY = 85  # of the JPEG files
+WRONG, VOID = (220, 40, 40, 255), (128, 128, 128, 200)  # RGBA
+
+
+def write(
+    examples: Sequence[Example], palette: Sequence[tuple[int, int, int]], folder: pathlib.Path
+) -> list[dict[str, Any]]:
+    """Writes what the gallery shows of each image.
+
+    Those are `<kind>_<number>.image.jpg`, `.truth.png`, `.prediction.png` and `.errors.png`, and
+    `.prediction_crf.png` and `.errors_crf.png` where there was a CRF. An image kept as the worst
+    or the best is not shown again as a random one.
+
+    Returns:
+      For each image the JSON values that `segjax.report` finds it by.
+
+    Raises:
+      ValueError: a file cannot be written.
+    """
+    ranked = {example.id for example in examples if example.kind != "random"}
+    shown = [e for e in examples if e.kind != "random" or e.id not in ranked]
+    entries = []
+    for number, example in enumerate(shown):
+        name = f"{example.kind}_{number:02d}"
+        entry = {"file": name, "kind": example.kind, "id": example.id}
+        files = {"image.jpg": _photo(example.image)}
+        files["truth.png"] = _map(pictures.colourize(example.label, palette))
+        suffixes = ("", "_crf")
+        for suffix, prediction, scores in zip(
+            suffixes, example.predictions, example.scores, strict=False
+        ):
+            files[f"prediction{suffix}.png"] = _map(pictures.colourize(prediction, palette))
+            files[f"errors{suffix}.png"] = _map(errors(example.label, prediction))
+            for key, value in (
+                ("mean_iou", scores.mean_iou),
+                ("accuracy", scores.global_accuracy),
+            ):
+                entry[key + suffix] = None if np.isnan(value) else value
+        for ending, content in files.items():
+            _write(folder / f"{name}.{ending}", content)
+        entries.append(entry)
+    return entries
+
+
+def errors(label: np.ndarray, prediction: np.ndarray, ignore_label: int = 255) -> np.ndarray:
+    """Returns RGBA uint8 [H, W, 4]: red where a prediction is wrong, grey on void pixels."""
+    picture = np.zeros((*label.shape, 4), np.uint8)
+    picture[label != prediction] = WRONG
+    picture[label == ignore_label] = VOID
+    return picture
+
+
+def _photo(image: np.ndarray) -> bytes:
+    scaled = cv2.resize(image, _size(image), interpolation=cv2.INTER_AREA)
+    return _encode(".jpg", scaled[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+
+
+def _map(picture: np.ndarray) -> bytes:
+    scaled = cv2.resize(picture, _size(picture), interpolation=cv2.INTER_NEAREST)
+    to_file = cv2.COLOR_RGB2BGR if picture.shape[-1] == 3 else cv2.COLOR_RGBA2BGRA
+    return _encode(".png", cv2.cvtColor(scaled, to_file), [cv2.IMWRITE_PNG_COMPRESSION, 9])
+
+
+def _size(picture: np.ndarray) -> tuple[int, int]:
+    height, width = picture.shape[:2]
+    scale = min(LONGEST / max(height, width), 1)
+    return max(round(width * scale), 1), max(round(height * scale), 1)
+
+
+def _encode(ending: str, picture: np.ndarray, options: list[int]) -> bytes:
+    done, encoded = cv2.imencode(ending, picture, options)
+    assert done
+    return encoded.tobytes()
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
