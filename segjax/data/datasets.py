@@ -55,9 +55,9 @@ DATASETS = {
         classes=shapes.CLASSES,
         palette=shapes.PALETTE,
         ignore="a rim of one pixel around every object",
-        splits={"train": 400, "val": 100},
-        mean=(120.0, 120.0, 120.0),
-        std=(50.0, 50.0, 50.0),
+        splits={"train": 600, "val": 100},
+        mean=(121.2, 115.6, 118.4),
+        std=(43.0, 50.4, 65.9),
     ),
     "camvid": Dataset(
         name="camvid",
@@ -66,8 +66,8 @@ DATASETS = {
         palette=camvid.PALETTE,
         ignore="id 11, void",
         splits={"train": 367, "val": 101, "test": 233},
-        mean=(100.0, 100.0, 100.0),
-        std=(70.0, 70.0, 70.0),
+        mean=(105.0, 108.3, 110.2),
+        std=(78.2, 79.4, 78.2),
         class_weights=camvid.OFFICIAL_CLASS_WEIGHTS,
     ),
 }
