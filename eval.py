@@ -37,7 +37,9 @@ def evaluate(config: runs.Config, workdir: pathlib.Path) -> None:
     split = SPLIT.value or config.data.val_split
     prepared = runs.prepare(config, [split])
     result = runs.evaluator(config, prepared)(variables, split)
-    runs.write_evaluation(result, prepared.dataset, workdir, f"{split}_{step:06d}")
+    name = f"{split}_{step:06d}"
+    runs.write_evaluation(result, config, prepared, workdir, name, split=split, step=step)
+    runs.write_report(workdir, name)
     title = f"{workdir}, step {step}, {split}"
     log.console.print(result.table(prepared.dataset.classes, title))
 
