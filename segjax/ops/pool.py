@@ -5,7 +5,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from segjax.ops.resize import resample
 
@@ -49,7 +48,7 @@ def max_pool_with_argmax(
         )
     size = x.shape[-3:-1]
     cells = tuple(map(functools.partial(_pooled, ceil_mode), size, window, stride, padding))
-    if min(cells) < 1:
+    if any(n < 1 for n in cells):  # not min(): sizes may be symbolic, jax.export's
         raise ValueError(f"max_pool_with_argmax: window {window} is larger than the image {size}.")
     if _overlap(window, stride):
         return _max_pool(x, window, stride, padding, cells)
@@ -166,10 +165,11 @@ def adaptive_avg_pool(x: jax.Array, bins: Pair) -> jax.Array:
         Array [..., *bins, C] of the dtype of `x`; bfloat16 and float16 are averaged in float32.
     """
     weights = []
-    for size, count in zip(x.shape[-3:-1], _pair(bins)):
-        weights.append(np.zeros((count, size)))
-        for row, (start, stop) in zip(weights[-1], _windows(size, count)):
-            row[start:stop] = 1 / (stop - start)
+    for size, count in zip(x.shape[-3:-1], _checked_bins(x, bins)):
+        start, stop = (jnp.array(ends)[:, None] for ends in zip(*_windows(size, count)))
+        pixel = jnp.arange(size)[None]
+        inside = (start <= pixel) & (pixel < stop)
+        weights.append(jnp.where(inside, 1 / (stop - start), 0))
     return resample(x, *weights)
 
 
@@ -183,13 +183,22 @@ def adaptive_max_pool(x: jax.Array, bins: Pair) -> jax.Array:
     Returns:
         Array [..., *bins, C] of the dtype of `x`.
     """
-    for axis, count in zip((x.ndim - 3, x.ndim - 2), _pair(bins)):
+    for axis, count in zip((x.ndim - 3, x.ndim - 2), _checked_bins(x, bins)):
         maxima = [
             jnp.max(jax.lax.slice_in_dim(x, start, stop, axis=axis), axis=axis)
             for start, stop in _windows(x.shape[axis], count)
         ]
         x = jnp.stack(maxima, axis=axis)
     return x
+
+
+def _checked_bins(x: jax.Array, bins: Pair) -> tuple[int, int]:
+    if x.ndim < 3 or min(_pair(bins)) < 1:
+        raise ValueError(
+            f"adaptive pooling of {x.dtype}{list(x.shape)} to bins={bins}: needs "
+            "[..., height, width, channels] and at least 1 bin."
+        )
+    return _pair(bins)
 
 
 def _windows(size: int, bins: int) -> list[tuple[int, int]]:
@@ -330,5 +339,6 @@ def _with_gradient_of_pick(
 def _(
     stride: tuple[int, int], padding: tuple[int, int], primals: tuple, tangents: tuple
 ) -> tuple[jax.Array, jax.Array]:
-    _, values, indices = primals
-    return values, _pick_by_cells(tangents[0], indices, stride, padding)
+    # The call, not its value: it carries the derivative when this is differentiated again.
+    values = _with_gradient_of_pick(*primals, stride, padding)
+    return values, _pick_by_cells(tangents[0], primals[2], stride, padding)

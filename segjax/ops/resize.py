@@ -35,9 +35,8 @@ def resize(
     _check("resize", x, jnp.floating, "[..., height, width, channels]", size)
     if x.shape[-3:-1] == tuple(size):
         return x
-    rows, columns = (
-        _bilinear(n, out, align_corners, antialias) for n, out in zip(x.shape[-3:-1], size)
-    )
+    weights = _antialiased if antialias else _bilinear
+    rows, columns = (weights(n, out, align_corners) for n, out in zip(x.shape[-3:-1], size))
     return resample(x, rows, columns)
 
 
@@ -83,7 +82,8 @@ def resample(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     batch = math.prod(x.shape[:-3])
     rows, columns = jnp.asarray(rows, dtype), jnp.asarray(columns, dtype)
     y = x.reshape(batch, *x.shape[-3:]).astype(dtype)
-    if columns.shape[0] < columns.shape[1]:
+    known = all(isinstance(n, int) for n in columns.shape)  # jax.export leaves sizes open
+    if known and columns.shape[0] < columns.shape[1]:
         y = _along_columns(columns, _along_rows(rows, y))
     else:
         y = _along_rows(rows, _along_columns(columns, y))
@@ -109,21 +109,29 @@ def _along_columns(weights: jax.Array, x: jax.Array) -> jax.Array:
     return _along_rows(weights, x.swapaxes(1, 2)).swapaxes(1, 2)
 
 
-def _bilinear(size: int, out: int, align_corners: bool, antialias: bool) -> np.ndarray:
-    """Returns the weights [out, size] along one axis."""
+def _bilinear(size: int, out: int, align_corners: bool) -> np.ndarray | jax.Array:
+    """Returns the weights [out, size] along one axis; exact positions, in integers."""
+    # Sizes that jax.export leaves open are not numbers: then the weights are made on the device.
+    xp = np if isinstance(size, int) and isinstance(out, int) else jnp
+    i = xp.arange(out)
+    if align_corners:
+        above, below = i * (size - 1), xp.maximum(xp.array(out) - 1, 1)
+    else:
+        above, below = xp.clip((2 * i + 1) * size - out, 0, 2 * out * (size - 1)), 2 * out
+    pixel, before = xp.arange(size)[None], (above // below)[:, None]
+    share = (above % below / below)[:, None]
+    return xp.where(pixel == before, 1 - share, 0) + xp.where(pixel == before + 1, share, 0)
+
+
+def _antialiased(size: int, out: int, align_corners: bool) -> np.ndarray:
+    """Returns the weights [out, size] along one axis: triangles as wide as the shrinking."""
     if align_corners:
         factor = (size - 1) / (out - 1) if out > 1 else 0.0
     else:
         factor = size / out
-    if align_corners and not antialias:
-        source = np.arange(out) * factor
-    else:
-        source = (np.arange(out) + 0.5) * factor - 0.5
-    if antialias:
-        width = max(factor, 1.0)
-    else:
-        width, source = 1.0, source.clip(0, size - 1)
-    weights = np.maximum(1 - np.abs(np.arange(size) - source[:, None]) / width, 0)
+    source = (np.arange(out) + 0.5) * factor - 0.5
+    distance = np.abs(np.arange(size) - source[:, None]) / max(factor, 1.0)
+    weights = np.maximum(1 - distance, 0)
     return weights / weights.sum(axis=1, keepdims=True)
 
 
@@ -142,5 +150,5 @@ def _check(name: str, x: jax.Array, kind: type, axes: str, size: tuple[int, int]
             f"{name}: got {x.dtype}{list(x.shape)}, needs {kind.__name__} {axes}; "
             "resize interpolates floats, resize_labels picks class ids."
         )
-    if len(size) != 2 or min(size) < 1:
+    if len(size) != 2 or any(n < 1 for n in size):
         raise ValueError(f"{name}: size={size}; give height and width in pixels, at least 1.")

@@ -1,0 +1,179 @@
+"""Resampling of images and labels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from segjax import ops
+
+RULES = [(a, b) for a in (True, False) for b in (True, False)]  # align_corners, antialias
+
+
+def noise(*shape):
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+
+def row(values, out, **rules):
+    """Resizes one row of numbers."""
+    x = jnp.array(values, jnp.float32).reshape(1, -1, 1)
+    return ops.resize(x, (1, out), **rules)[0, :, 0]
+
+
+@pytest.mark.parametrize(
+    ("values", "align_corners", "antialias", "expected"),
+    [
+        ([0, 4, 8], True, False, [0, 2, 4, 6, 8]),
+        ([0, 10], False, False, [0, 1, 5, 9, 10]),  # positions -0.3, 0.1, 0.5, 0.9, 1.3
+        ([0, 1, 2, 3, 4, 5, 6, 7, 8], True, False, [0, 2, 4, 6, 8]),
+        ([0, 0, 12, 0, 0, 0, 0, 0, 0, 0], False, False, [0, 6, 0, 0, 0]),
+        # Triangles of half-width 2 around 0.5, 2.5, ...: 0.75 of 1.75, then 0.25 of 2.
+        ([0, 12, 0, 0, 0, 0, 0, 0, 0, 0], False, True, [36 / 7, 1.5, 0, 0, 0]),
+    ],
+)
+def test_literal(values, align_corners, antialias, expected):
+    got = row(values, 5, align_corners=align_corners, antialias=antialias)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("align_corners", "antialias"), RULES)
+def test_constants_stay_and_the_same_size_is_the_identity(align_corners, antialias):
+    rules = {"align_corners": align_corners, "antialias": antialias}
+    x = noise(2, 5, 7, 3)
+    np.testing.assert_array_equal(ops.resize(x, (5, 7), **rules), x)
+    for size in [(1, 1), (3, 11), (9, 2)]:
+        np.testing.assert_allclose(ops.resize(jnp.ones((5, 7, 1)), size, **rules), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(9, 11), (3, 4), (9, 4)])
+def test_leading_axes_jit_vmap_and_types(size):
+    rules = {"align_corners": True, "antialias": False}
+    run = jax.jit(lambda x: ops.resize(x, size, **rules))
+    x = noise(2, 3, 5, 7, 4)
+    expected = np.stack([[run(image) for image in group] for group in x])
+    np.testing.assert_allclose(run(x), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.vmap(run))(x), expected, rtol=1e-6, atol=1e-6)
+    half = run(x.astype(jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(("align_corners", "antialias"), RULES)
+def test_gradient(align_corners, antialias):
+    rules = {"align_corners": align_corners, "antialias": antialias}
+    run = jax.jit(lambda x: ops.resize(x, (4, 9), **rules))
+    check_grads(run, (noise(5, 7, 2),), order=1, atol=1e-2, rtol=1e-2)
+
+
+def test_resample_takes_matrices_made_on_the_device():
+    rows, columns = noise(3, 5), noise(9, 7)
+    expected = jnp.einsum("ih,jw,hwc->ijc", rows, columns, noise(5, 7, 2))
+    got = jax.jit(ops.resample)(noise(5, 7, 2), rows, columns)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_label_decimation():
+    label = jnp.arange(33 * 41).reshape(33, 41)
+    got = ops.resize_labels(label, (5, 6), align_corners=True)
+    np.testing.assert_array_equal(got, label[::8, ::8])
+    assert got.dtype == label.dtype
+    other = ops.resize_labels(label, (5, 6), align_corners=False)
+    assert np.any(other != label[::8, ::8])
+
+
+@pytest.mark.parametrize(
+    ("align_corners", "out", "expected"),
+    [
+        (True, 3, [0, 2, 3]),  # 1.5 goes up
+        (True, 7, [0, 1, 1, 2, 2, 3, 3]),
+        (True, 1, [0]),
+        (False, 2, [1, 3]),
+        (False, 3, [0, 2, 3]),
+        (False, 6, [0, 1, 1, 2, 3, 3]),
+    ],
+)
+def test_label_literal(align_corners, out, expected):
+    label = jnp.arange(4, dtype=jnp.uint8).reshape(1, 4)
+    got = ops.resize_labels(label, (1, out), align_corners=align_corners)
+    np.testing.assert_array_equal(got[0], expected)
+
+
+def test_labels_keep_leading_axes_and_255():
+    label = jnp.full((2, 3, 4, 5), 255, jnp.int32)
+    assert np.all(ops.resize_labels(label, (7, 3), align_corners=False) == 255)
+    assert ops.resize_labels(label, (7, 3), align_corners=False).shape == (2, 3, 7, 3)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_export_with_symbolic_sizes(align_corners):
+    def run(x):
+        double = tuple(2 * n for n in x.shape[1:3])
+        up = ops.resize(x, double, align_corners=align_corners, antialias=False)
+        return up, ops.resize(up, (9, 4), align_corners=align_corners, antialias=False)
+
+    shape = jax.export.symbolic_shape("b, h, w, 2")
+    exported = jax.export.export(jax.jit(run))(jax.ShapeDtypeStruct(shape, jnp.float32))
+    x = noise(3, 5, 7, 2)
+    for got, expected in zip(exported.call(x), run(x)):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_export_of_labels_with_a_symbolic_batch():
+    run = jax.jit(lambda label: ops.resize_labels(label, (9, 4), align_corners=True))
+    shape = jax.export.symbolic_shape("b, 5, 7")
+    exported = jax.export.export(run)(jax.ShapeDtypeStruct(shape, jnp.int32))
+    label = jnp.arange(105).reshape(3, 5, 7)
+    np.testing.assert_array_equal(exported.call(label), run(label))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: ops.resize(x[0], (2, 2), align_corners=True, antialias=True), "channels"),
+        (lambda x: ops.resize(x, (2, 0), align_corners=True, antialias=True), "at least 1"),
+        (lambda x: ops.resize(x > 0, (2, 2), align_corners=True, antialias=True), "resize_labels"),
+        (lambda x: ops.resize_labels(x, (2, 2), align_corners=True), "integer"),
+    ],
+)
+def test_mistakes_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(jnp.zeros((4, 4, 3)))
+
+
+def test_the_rules_must_be_spelled_out():
+    with pytest.raises(TypeError, match="antialias"):
+        ops.resize(jnp.zeros((4, 4, 3)), (2, 2), align_corners=True)
+
+
+class TestTorch:
+    """The same, by PyTorch, whose positions are float32: 1e-5 of values of order one."""
+
+    @pytest.fixture
+    def torch(self):
+        return pytest.importorskip("torch", reason="needs the parity extra")
+
+    @pytest.mark.parametrize(("align_corners", "antialias"), RULES)
+    @pytest.mark.parametrize("size", [(5, 5), (14, 20), (33, 7), (1, 1), (3, 1), (65, 41)])
+    @pytest.mark.parametrize("source", [(7, 9), (33, 21)])
+    def test_resize(self, torch, source, size, align_corners, antialias):
+        x = noise(2, *source, 3)
+        expected = torch.nn.functional.interpolate(
+            torch.tensor(np.asarray(x)).permute(0, 3, 1, 2),
+            size,
+            mode="bilinear",
+            align_corners=align_corners,
+            antialias=antialias,
+        )
+        rules = {"align_corners": align_corners, "antialias": antialias}
+        got = jax.jit(lambda x: ops.resize(x, size, **rules))(x)
+        np.testing.assert_allclose(got, expected.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("size", [(5, 5), (14, 20), (33, 7), (1, 1)])
+    def test_resize_labels(self, torch, size):
+        label = np.random.default_rng(0).integers(0, 256, (2, 9, 21))
+        expected = torch.nn.functional.interpolate(
+            torch.tensor(label)[:, None].float(), size, mode="nearest-exact"
+        )
+        got = ops.resize_labels(jnp.asarray(label, jnp.int32), size, align_corners=False)
+        np.testing.assert_array_equal(got, expected[:, 0])
