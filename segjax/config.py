@@ -32,7 +32,7 @@ class Data:
     val_split: str = "val"  # a split of the data set
     canvas: tuple[int, int] = (0, 0)  # height, width in pixels all images are padded to; 0: largest
     label_map: str = ""  # changes ids while preparing, "{0:0,255:1}"
-    options: str = ""  # of the builder, "year=2012,sbd=True"
+    options: str = ""  # of the builder, "height=64,seed=1"
     num_train: int = 0  # images of the training split to use; 0: all
     num_val: int = 0  # images of the validation split to use; 0: all
     workers: int = 0  # decoding processes; 0: threads of this process

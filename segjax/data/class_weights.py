@@ -1,23 +1,43 @@
-"""Median frequency balancing (SegNet, Badrinarayanan et al. 2017, section 4)."""
+"""Prints the median-frequency class weights of a data set, as a table and as a command-line option.
 
-from collections.abc import Sequence
+    python -m segjax.data.class_weights --name=camvid --dir=FOLDER
 
-import numpy as np
+The weights are counted while the data set is prepared and kept beside its records.
+"""
+
+import argparse
+import dataclasses
+
+from rich.console import Console
+
+from segjax import config
+from segjax.data import datasets
 
 
-def median_frequency(pixels: Sequence[int], image_pixels: Sequence[int]) -> np.ndarray:
-    """Returns `median(freq) / freq` per class, where `freq = pixels / image_pixels`.
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command on the arguments, those of the process unless given."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for field in dataclasses.fields(config.Data):
+        if field.name in ("name", "dir", "cache", "train_split", "label_map", "options"):
+            parser.add_argument(
+                f"--{field.name}", default=field.default, help=f"default: {field.default!r}"
+            )
+    data = config.Data(**vars(parser.parse_args(arguments)))
+    try:
+        prepared = datasets.prepare(data, [data.train_split], show=False)
+    except ValueError as error:
+        parser.error(str(error))
+    Console().print(prepared.table())
+    for name, weights in (
+        ("median_frequency", prepared.class_weights),
+        ("published", prepared.dataset.class_weights),
+    ):
+        if len(weights):
+            listed = ",".join(f"{weight:.4f}" for weight in weights)
+            print(f'{name}: --config.loss.class_weights="{listed}"')
 
-    Args:
-        pixels: of each class, [C].
-        image_pixels: all pixels, void ones too, of the images that hold the class, [C].
 
-    Returns:
-        float32 [C]. A class that never occurs has the weight 0 and no part in the median.
-    """
-    pixels, image_pixels = np.asarray(pixels, np.float64), np.asarray(image_pixels, np.float64)
-    present = pixels > 0
-    freq = pixels / np.where(present, image_pixels, 1)
-    weights = np.zeros(len(pixels), np.float32)
-    weights[present] = np.median(freq[present]) / freq[present]
-    return weights
+if __name__ == "__main__":
+    main()

@@ -17,16 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from segjax import config
-from segjax.data.builders import camvid, shapes
-from segjax.data.builders.base import SegmentationBuilder
-from segjax.data.class_weights import median_frequency
+from segjax.data.builders import ade20k, camvid, cityscapes, folder, shapes, voc_segmentation
+from segjax.data.builders.base import Colour, SegmentationBuilder
 from segjax.data.examples import Summary
 from segjax.data.labels import IGNORE, parse_label_map
 
 FORMAT = 1  # of the prepared folder; another number prepares again
 SUMMARY = "summary.json"
-
-Colour = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Dataset:
     palette: tuple[Colour, ...]  # RGB, by train id
     ignore: str  # which pixels become 255, in words
     splits: dict[str, int]  # published number of images
-    mean: tuple[float, float, float]  # RGB, 0..255
+    mean: tuple[float, float, float]  # RGB, 0..255; the folder's own are measured
     std: tuple[float, float, float]  # RGB, 0..255
     class_weights: tuple[float, ...] = ()  # published ones, by train id
 
@@ -70,6 +67,46 @@ DATASETS = {
         std=(78.2, 79.4, 78.2),
         class_weights=camvid.OFFICIAL_CLASS_WEIGHTS,
     ),
+    "voc_segmentation": Dataset(
+        name="voc_segmentation",
+        builder=voc_segmentation.VocSegmentation,
+        classes=voc_segmentation.CLASSES,
+        palette=voc_segmentation.PALETTE,
+        ignore="255: a rim of about five pixels around every object, and what is too hard",
+        splits={"train": 1464, "val": 1449, "trainval": 2913, "trainaug": 10582},
+        mean=config.IMAGENET_MEAN,
+        std=config.IMAGENET_STD,
+    ),
+    "cityscapes": Dataset(
+        name="cityscapes",
+        builder=cityscapes.Cityscapes,
+        classes=cityscapes.CLASSES,
+        palette=cityscapes.PALETTE,
+        ignore="the fifteen of the ids 0..33 that are not trained on, the car's own bonnet too",
+        splits={"train": 2975, "val": 500, "test": 1525, "train_extra": 19998},
+        mean=config.IMAGENET_MEAN,
+        std=config.IMAGENET_STD,
+    ),
+    "ade20k": Dataset(
+        name="ade20k",
+        builder=ade20k.Ade20k,
+        classes=ade20k.CLASSES,
+        palette=ade20k.PALETTE,
+        ignore="id 0, other; the ids 1..150 become 0..149",
+        splits={"train": 20210, "val": 2000},
+        mean=config.IMAGENET_MEAN,
+        std=config.IMAGENET_STD,
+    ),
+    "folder": Dataset(
+        name="folder",
+        builder=folder.Folder,
+        classes=(),
+        palette=(),
+        ignore="255, and the colours that classes.txt calls void",
+        splits={},
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    ),
 }
 
 
@@ -83,8 +120,8 @@ class Checked:
     @property
     def class_weights(self) -> np.ndarray:
         """Median-frequency weights of the training split, float32 [C]."""
-        summary, classes = next(iter(self.summaries.values())), self.dataset.num_classes
-        return median_frequency(summary.pixels[:classes], summary.image_pixels[:classes])
+        summary = next(iter(self.summaries.values()))
+        return np.array(summary.class_weights[: self.dataset.num_classes], np.float32)
 
     @property
     def crop(self) -> tuple[int, int]:
@@ -142,7 +179,7 @@ class Prepared(Checked):
         return builder.as_data_source(split, decoders={"image": skip, "label": skip})
 
 
-def prepare(data: config.Data, splits: Sequence[str] = ()) -> Prepared:
+def prepare(data: config.Data, splits: Sequence[str] = (), *, show: bool = True) -> Prepared:
     """Returns the records of a data set, written first where they are not yet in `data.cache`.
 
     Preparing reads every file once, checks it, and prints how often each class occurs. A folder
@@ -151,6 +188,7 @@ def prepare(data: config.Data, splits: Sequence[str] = ()) -> Prepared:
     Args:
         data: name, folder and options of the data set.
         splits: what to prepare; the training and the validation split unless given.
+        show: whether to print the table when something was written.
 
     Raises:
         DataError: a file is at fault, or the folder is not laid out as it must be.
@@ -165,7 +203,7 @@ def prepare(data: config.Data, splits: Sequence[str] = ()) -> Prepared:
     }
     dataset = _complete(find(data.name), next(iter(builders.values())), summaries)
     prepared = Prepared(dataset, summaries, folders)
-    if written:
+    if written and show:
         Console().print(prepared.table())
     return prepared
 
@@ -223,6 +261,8 @@ def parse_options(builder: type[SegmentationBuilder], text: str) -> dict[str, An
 def _builders(data: config.Data, splits: Sequence[str]) -> dict[str, SegmentationBuilder]:
     """Returns a builder for each split."""
     kind = find(data.name).builder
+    if kind.LAYOUT and not data.dir:
+        raise ValueError(f"'{data.name}' is read from a folder: write --config.data.dir=FOLDER")
     options = parse_options(kind, data.options)
     label_map = parse_label_map(data.label_map)
     splits = splits or (data.train_split, data.val_split)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -59,6 +59,7 @@ class Summary:
     colour_sum: list[float] = dataclasses.field(default_factory=lambda: [0.0] * 3)
     colour_squares: list[float] = dataclasses.field(default_factory=lambda: [0.0] * 3)
     oriented: list[str] = dataclasses.field(default_factory=list)  # ids with an EXIF orientation
+    class_weights: list[float] = dataclasses.field(default_factory=list)  # median frequency, 0..254
 
     def add(self, example: Example) -> None:
         """Counts one example."""
@@ -94,14 +95,18 @@ class Summary:
         """Returns the train ids that occur, 255 not among them."""
         return [i for i, n in enumerate(self.pixels[:IGNORE]) if n]
 
-    def check(self, masks: str) -> None:
-        """Raises DataError where every mask is fine by itself, but all together cannot be.
+    def finish(self, masks: str) -> None:
+        """Computes the class weights.
 
-        `masks` names where they are.
+        Args:
+            masks: where the masks are, for the error.
+
+        Raises:
+            DataError: every mask is fine by itself, but all together cannot be.
         """
-        if not self.pixels[IGNORE]:
-            return
-        if self.ids() == [0]:
+        weights = median_frequency(self.pixels[:IGNORE], self.image_pixels[:IGNORE])
+        self.class_weights = weights.tolist()
+        if self.pixels[IGNORE] and self.ids() == [0]:
             raise DataError(
                 f"{masks} hold only {{0, 255}} and 255 is the ignore label, so every object pixel "
                 'would be ignored. Fix: --config.data.label_map="{0:0,255:1}"'
@@ -111,6 +116,26 @@ class Summary:
                 f"{masks} hold only 255, the ignore label: there is nothing to learn or to score. "
                 "(The labels of a test server's split are not public.)"
             )
+
+
+def median_frequency(pixels: Sequence[int], image_pixels: Sequence[int]) -> np.ndarray:
+    """Returns `median(freq) / freq` per class, where `freq = pixels / image_pixels`.
+
+    Median frequency balancing as in SegNet (Badrinarayanan et al. 2017, section 4).
+
+    Args:
+        pixels: of each class, [C].
+        image_pixels: all pixels, void ones too, of the images that hold the class, [C].
+
+    Returns:
+        float32 [C]. A class that never occurs has the weight 0 and no part in the median.
+    """
+    pixels, image_pixels = np.asarray(pixels, np.float64), np.asarray(image_pixels, np.float64)
+    present = pixels > 0
+    freq = pixels / np.where(present, image_pixels, 1)
+    weights = np.zeros(len(pixels), np.float32)
+    weights[present] = np.median(freq[present]) / freq[present]
+    return weights
 
 
 def make_example(

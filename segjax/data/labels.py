@@ -70,7 +70,7 @@ def to_train_ids(
 
 
 def _from_colours(mask: np.ndarray, colours: Mapping | None) -> np.ndarray:
-    if np.all(mask == mask[..., :1]):  # a grey mask saved with three channels
+    if colours is None and np.all(mask == mask[..., :1]):  # a grey mask saved with three channels
         return mask[..., 0]
     packed = mask.astype(np.int64) @ np.array([65536, 256, 1])
     values, first, counts = np.unique(packed, return_index=True, return_counts=True)

@@ -19,6 +19,17 @@ from segjax.data.labels import to_train_ids
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
+Colour = tuple[int, int, int]
+
+
+def colour_map(count: int) -> tuple[Colour, ...]:
+    """Returns the first colours of PASCAL VOC: the bits of the index, dealt to red, green, blue."""
+
+    def channel(index: int, offset: int) -> int:
+        return sum((index >> (3 * bit + offset) & 1) << (7 - bit) for bit in range(3))
+
+    return tuple(tuple(channel(i, c) for c in range(3)) for i in range(count))
+
 
 class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Prepares one split of a data set; its subclasses know where the files lie.
@@ -33,7 +44,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         Mapping[int, int]
     ]  # number in the mask file -> train id, for every allowed number
     SPLITS: ClassVar[tuple[str, ...]] = ()  # names a user may ask for
-    LAYOUT: ClassVar[str]  # what the folder has to look like, for the error
+    LAYOUT: ClassVar[str] = ""  # what the folder has to look like; "" where none is read
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         # Not in the registry of tfds, which has a cityscapes of its own.
@@ -91,7 +102,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         for example in self.examples():
             self.summary.add(example)
             yield example
-        self.summary.check(f"the masks of {self.root}, split '{self.split}',")
+        self.summary.finish(f"the masks of {self.root}, split '{self.split}',")
 
     def write(self, folder: pathlib.Path) -> pathlib.Path:
         """Writes the split somewhere below `folder` and returns where."""
@@ -110,11 +121,31 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         found = [p for p in sorted(folder.glob(pattern)) if p.suffix.lower() in IMAGES]
         if not found:
             what = "has no images" if folder.is_dir() else "does not exist"
-            raise DataError(
-                f"{folder} {what}. The data set '{self.name}' is laid out like this, below the "
-                f"folder named by --config.data.dir:\n{self.LAYOUT}"
-            )
+            raise DataError(self._misplaced(f"{folder} {what}"))
         return found
+
+    def read_list(self, folder: pathlib.Path, split: str) -> list[str]:
+        """Returns the lines of the list `split` in a folder of lists, empty ones left out.
+
+        Raises:
+            DataError: there is no such list, or nothing in it.
+        """
+        file = folder / f"{split}.txt"
+        if not folder.is_dir():
+            raise DataError(self._misplaced(f"{folder} does not exist"))
+        if not file.exists():
+            there = ", ".join(sorted(p.stem for p in folder.glob("*.txt"))) or "none"
+            raise DataError(f"{file} does not exist; the lists there are: {there}")
+        lines = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+        if not lines:
+            raise DataError(f"{file} is empty; it has to name an image a line")
+        return lines
+
+    def _misplaced(self, what: str) -> str:
+        return (
+            f"{what}. The data set '{self.name}' is laid out like this, below the folder named by "
+            f"--config.data.dir:\n{self.LAYOUT}"
+        )
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
