@@ -5,14 +5,16 @@ import difflib
 import pathlib
 import runpy
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
+from ml_collections import config_flags
 
 from segjax.config import Config
 
 
-def parse(argv: list[str], load: Any = None) -> list[str]:
+def parse(argv: list[str], load: Callable[[], Config] | None = None) -> list[str]:
     """Parses the flags of a program; a mistake in `--config...` ends it with one clear line.
 
     Args:
@@ -21,12 +23,37 @@ def parse(argv: list[str], load: Any = None) -> list[str]:
         file named by `--config`.
     """
     try:
-        try:
-            return flags.FLAGS(argv)
-        except (KeyError, AttributeError, TypeError, IndexError, OSError) as error:
-            raise ValueError(_explain(argv, load or (lambda: _of_file(argv))) or error) from error
+        return _parse(flags.FLAGS, argv, load)
     except (ValueError, flags.Error) as error:
         sys.exit(f"{pathlib.Path(argv[0]).name}: {error}\nSee --help.")
+
+
+def read(path: str, changes: Sequence[str] = ()) -> Config:
+    """Returns the configuration of a file.
+
+    Args:
+      path: of the file.
+      changes: "--config.field=value" each.
+
+    Raises:
+      ValueError: there is no such file, or no such field, or it has another type.
+    """
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values)
+    try:
+        _parse(values, ["", f"--config={path}", *changes], None)
+    except flags.Error as error:
+        raise ValueError(str(error)) from error
+    return holder.value
+
+
+def _parse(
+    values: flags.FlagValues, argv: list[str], load: Callable[[], Config] | None
+) -> list[str]:
+    try:
+        return values(argv)
+    except (KeyError, AttributeError, TypeError, IndexError, OSError) as error:
+        raise ValueError(_explain(argv, load or (lambda: _of_file(argv))) or error) from error
 
 
 def value_of(argv: list[str], name: str) -> str | None:
@@ -47,7 +74,7 @@ def _of_file(argv: list[str]) -> Config:
     return runpy.run_path(path)["get_config"]()
 
 
-def _explain(argv: list[str], load: Any) -> str | None:
+def _explain(argv: list[str], load: Callable[[], Config]) -> str | None:
     """Says which `--config.field` does not exist, and which do."""
     config = load()
     for word in argv:

@@ -21,9 +21,17 @@ from segjax.data.datasets import DATASETS
 
 def main(argv: list[str] | None = None) -> None:
     """Converts; a mistake by the user ends the program with one line."""
+    try:
+        convert(**vars(parser("python -m segjax.pretrained").parse_args(argv)))
+    except ValueError as error:
+        sys.exit(f"python -m segjax.pretrained: {error}")
+
+
+def parser(program: str) -> argparse.ArgumentParser:
+    """Returns the parser of the arguments of `convert`; `program` is what the user types."""
     parser = argparse.ArgumentParser(
-        prog="python -m segjax.pretrained",
-        description=__doc__,
+        prog=program,
+        description=(__doc__ or "").replace("python -m segjax.pretrained", program),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="sources:\n"
         + "\n".join(f"  {key:24}{source.about}" for key, source in pretrained.SOURCES.items()),
@@ -41,11 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the filters drawn from VGG16's fc6 and fc7"
     )
-    arguments = parser.parse_args(argv)
-    try:
-        convert(**vars(arguments))
-    except ValueError as error:
-        sys.exit(f"python -m segjax.pretrained: {error}")
+    return parser
 
 
 def convert(file: str, folder: str, source: str, dataset: str | None, seed: int) -> None:
