@@ -13,6 +13,7 @@ laid over the image alone.
 """
 
 import dataclasses
+import fractions
 from collections.abc import Callable
 from typing import Any
 
@@ -305,7 +306,10 @@ def _upsampled(logits: jax.Array, size: Size, align_corners: bool) -> jax.Array:
 
 
 def _scaled(n: int, scale: float, align_corners: bool) -> int:
-    return int((n - 1) * scale) + 1 if align_corners else round(n * scale)
+    share = fractions.Fraction(str(scale))  # a size that jax.export leaves open has no float
+    if align_corners:
+        return (n - 1) * share.numerator // share.denominator + 1
+    return (2 * n * share.numerator + share.denominator) // (2 * share.denominator)
 
 
 def _bilinear(

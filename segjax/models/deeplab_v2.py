@@ -9,6 +9,7 @@ paper starts from ImageNet or COCO weights.
 """
 
 import dataclasses
+import fractions
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -45,7 +46,8 @@ def multi_scale(
     """
     maps = {}
     for scale in scales:
-        size = tuple(int((n - 1) * scale) + 1 for n in image.shape[1:3])
+        share = fractions.Fraction(str(scale))  # a size that jax.export leaves open has no float
+        size = tuple((n - 1) * share.numerator // share.denominator + 1 for n in image.shape[1:3])
         scaled = image
         if scale != 1:
             scaled = ops.resize(image, size, align_corners=True, antialias=False)
