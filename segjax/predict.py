@@ -92,6 +92,7 @@ class Segmenter:
       classes: names, by id.
       palette: RGB, by id.
       canvases: what pictures are padded to, smallest first.
+      fill: the colour of padding, the mean of the network's input, uint8 [3].
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Segmenter:
         self.palette = tuple(tuple(colour) for colour in palette)
         self.canvases = _canvases(config) if not canvases else _by_area(canvases)
         self.batch_size = batch_size or (1 if jax.default_backend() == "cpu" else 4)
-        self._fill = np.rint(np.clip(config.input.mean, 0, 255)).astype(np.uint8)
+        self.fill = np.rint(np.clip(config.input.mean, 0, 255)).astype(np.uint8)
         static = ("protocol", "probs")
         self._segment = jax.jit(functools.partial(segment, config=config), static_argnames=static)
         self._tile = jax.jit(
@@ -292,7 +293,7 @@ class Segmenter:
         self, arrays: list[np.ndarray], canvas: Size, count: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns a batch uint8 [count, *canvas, 3] and the sizes in it, int32 [count, 2]."""
-        batch = np.broadcast_to(self._fill, (count, *canvas, 3)).copy()
+        batch = np.broadcast_to(self.fill, (count, *canvas, 3)).copy()
         sizes = np.broadcast_to(np.int32(canvas), (count, 2)).copy()
         for i, array in enumerate(arrays):
             height, width = array.shape[:2]
@@ -327,7 +328,7 @@ class Segmenter:
             blocks = []
             for column in range(columns):
                 top, left = row * step, column * step
-                part = tiles.cut(array, top, left, tile, self._fill)
+                part = tiles.cut(array, top, left, tile, self.fill)
                 block, carry = self._tile(
                     self.variables,
                     part,
@@ -392,16 +393,34 @@ class Prediction:
         Raises:
           ValueError: the path has another ending, or cannot be written.
         """
-        path = pathlib.Path(path)
-        if path.suffix.lower() != ".png":
-            raise ValueError(f"{path} does not end in .png, the format of label maps")
-        picture = Image.fromarray(self.labels)
-        if self.labels.dtype == np.uint8:
-            table = np.full((256, 3), VOID_COLOUR, np.uint8)
-            table[: len(self.palette)] = self.palette
-            picture.putpalette(table.tobytes())
-        with _whole_file(path) as file:
-            picture.save(file, format="PNG")
+        save_labels(path, self.labels, self.palette)
+
+
+def save_labels(
+    path: str | os.PathLike[str],
+    labels: np.ndarray,
+    palette: Sequence[tuple[int, int, int]] = (),
+) -> None:
+    """Writes a label map, uint8 or uint16 [H, W], as PNG of ids.
+
+    Args:
+      path: of the file; it appears when it is complete.
+      labels: the ids.
+      palette: RGB by id, for viewers to show; without it, or for uint16, the PNG is grey.
+
+    Raises:
+      ValueError: the path has another ending, or cannot be written.
+    """
+    path = pathlib.Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path} does not end in .png, the format of label maps")
+    picture = Image.fromarray(labels)
+    if len(palette) and labels.dtype == np.uint8:
+        table = np.full((256, 3), VOID_COLOUR, np.uint8)
+        table[: len(palette)] = palette
+        picture.putpalette(table.tobytes())
+    with whole_file(path) as file:
+        picture.save(file, format="PNG")
 
 
 def segment(
@@ -540,7 +559,7 @@ def _label_type(num_classes: int) -> type[np.unsignedinteger]:
 
 
 @contextlib.contextmanager
-def _whole_file(path: pathlib.Path) -> Iterator[BinaryIO]:
+def whole_file(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Opens a file that appears under its name when it is complete, or not at all."""
     part = path.with_name(path.name + ".part")
     try:
@@ -560,7 +579,7 @@ def _write_npy(path: pathlib.Path, strips: Iterable[np.ndarray], shape: Size, ki
     # Written through the file system and not through a memory map: a full disk is then an error
     # that can be caught.
     header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}
-    with _whole_file(path) as file:
+    with whole_file(path) as file:
         np.lib.format.write_array_header_1_0(file, header)
         for strip in strips:
             file.write(np.ascontiguousarray(strip).data)
