@@ -1,0 +1,165 @@
+"""A trained network as one file that JAX alone runs, on CPU, CUDA and TPU.
+
+    segjax.export.export("runs/a", "model.stablehlo")
+
+Pre- and post-processing are inside: the program takes uint8 images [B, H, W, 3] and returns class
+ids [B, H, W]. Who loads it needs jax and numpy and flatbuffers, not this package:
+
+    import jax
+    import numpy as np
+
+    with open("model.stablehlo", "rb") as file:
+        program = jax.jit(jax.export.deserialize(file.read()).call)
+    image = np.zeros((1, 360, 480, 3), np.uint8)  # any batch, height and width; RGB
+    label = np.asarray(program(image)["labels"])  # uint8 [1, 360, 480]
+
+`model.json` beside it names the classes and their colours.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from jax import export as jax_export
+
+from segjax import predict, protocols
+from segjax.pretrained.files import flatten, unflatten
+from segjax.protocols import Protocol
+
+MULTIPLE = 32  # pixels; images of open size are filled up to it, the coarsest grid of a network
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+Size = tuple[int, int]  # height, width in pixels
+
+
+def export(
+    source: str | os.PathLike[str] | predict.Segmenter,
+    path: str | os.PathLike[str],
+    *,
+    size: Size | None = None,
+    protocol: str | Protocol = "whole",
+    probs: bool = False,
+    weights: str = "inside",
+    platforms: Sequence[str] = PLATFORMS,
+) -> list[pathlib.Path]:
+    """Writes a trained network as a program.
+
+    Args:
+      source: what `segjax.load` takes, or gives.
+      path: of the program, for example model.stablehlo.
+      size: height and width of the images; None leaves them open, as the batch always is. Images
+        of open size are filled up with the mean colour to the next multiple of 32 pixels, one more
+        where corners are aligned: `canvas` of it.
+      protocol: a key of `protocols.PROTOCOLS`, or your own.
+      probs: whether the program returns the probabilities, float32 [B, H, W, C], too.
+      weights: "inside" the program; or "beside" it, in model.safetensors: the program then takes
+        them as its first argument, a dictionary of the arrays by name.
+      platforms: to run on.
+
+    Returns:
+      The files written: the program, its .json, and its .safetensors if the weights are beside.
+
+    Raises:
+      ValueError: the network or an option is none that works; or a file cannot be written.
+    """
+    if weights not in ("inside", "beside"):
+        raise ValueError(f"weights={weights!r}; accepted are 'inside' and 'beside'")
+    unknown = set(platforms) - {*PLATFORMS, "rocm"}
+    if unknown or not platforms:
+        raise ValueError(f"platforms={tuple(platforms)}; accepted are {', '.join(PLATFORMS)}")
+    path = pathlib.Path(path)
+    if path.suffix in (".json", ".safetensors"):
+        raise ValueError(f"{path}: the program's own ending is wanted, for example .stablehlo")
+    seg = source if isinstance(source, predict.Segmenter) else predict.load(source)
+    if isinstance(protocol, str):
+        protocol = protocols.find(protocol)
+    program = _program(seg, size, protocol, probs)
+    arrays = flatten(seg.variables)
+    if weights == "inside":
+        function, first = lambda image: program(arrays, image), ()
+    else:
+        function = program
+        first = ({n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in arrays.items()},)
+    shape = jax_export.symbolic_shape(
+        "b, h, w, 3" if size is None else f"b, {size[0]}, {size[1]}, 3"
+    )
+    image = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    try:
+        exported = jax_export.export(jax.jit(function), platforms=platforms)(*first, image)
+    except (jax.errors.InconclusiveDimensionOperation, jax.errors.ConcretizationTypeError) as error:
+        raise ValueError(
+            f"{type(seg.config.model).__name__} cannot be exported for every size with this "
+            f"protocol; write size=(height, width). ({str(error).splitlines()[0]})"
+        ) from error
+
+    files = {path: bytes(exported.serialize())}
+    files[path.with_suffix(".json")] = _description(seg, size, probs, weights, platforms)
+    if weights == "beside":
+        host = {name: np.asarray(array) for name, array in arrays.items()}
+        files[path.with_suffix(".safetensors")] = safetensors.numpy.save(host)
+    for file, content in files.items():
+        with predict.whole_file(file) as opened:
+            opened.write(content)
+    return list(files)
+
+
+def canvas(size: Size, *, align_corners: bool) -> Size:
+    """Returns what a program for open sizes fills an image up to.
+
+    A prediction with this `canvas` is the program's.
+    """
+    return tuple(-(-side // MULTIPLE) * MULTIPLE + int(align_corners) for side in size)
+
+
+def _program(
+    seg: predict.Segmenter, size: Size | None, protocol: Protocol, probs: bool
+) -> Callable[[dict[str, jax.Array], jax.Array], dict[str, jax.Array]]:
+    """Returns the function of variables by name and images that is written."""
+    config = seg.config
+
+    def program(arrays: dict[str, jax.Array], image: jax.Array) -> dict[str, jax.Array]:
+        batch, height, width, _ = image.shape
+        if size is None:
+            # Padding puts one number everywhere: the colour is put in by a difference.
+            filled = canvas((height, width), align_corners=config.loss.align_corners)
+            fill = jnp.asarray(seg.fill)[None, None, None]
+            border = [(0, 0), (0, filled[0] - height), (0, filled[1] - width), (0, 0)]
+            image = jnp.pad(image - fill, border) + fill
+        sizes = jnp.stack([jnp.array(height), jnp.array(width)])[None].astype(jnp.int32)
+        labels, soft = predict.segment(
+            unflatten(arrays),
+            image,
+            jnp.broadcast_to(sizes, (batch, 2)),
+            config=config,
+            protocol=protocol,
+            probs=probs,
+        )
+        outputs: dict[str, Any] = {"labels": labels} | ({"probs": soft} if probs else {})
+        return {name: output[:, :height, :width] for name, output in outputs.items()}
+
+    return program
+
+
+def _description(
+    seg: predict.Segmenter,
+    size: Size | None,
+    probs: bool,
+    weights: str,
+    platforms: Sequence[str],
+) -> bytes:
+    values = {
+        "image": ["uint8", ["batch", *(size or ("height", "width")), 3], "RGB"],
+        "outputs": ["labels", "probs"] if probs else ["labels"],
+        "weights": weights,
+        "platforms": list(platforms),
+        "jax": jax.__version__,
+        "classes": list(seg.classes),
+        "palette": [list(colour) for colour in seg.palette],
+    }
+    return (json.dumps(values, indent=1) + "\n").encode()
