@@ -1,0 +1,182 @@
+"""Everything that is taken for a picture becomes the same array, and the rest an error."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segjax import inputs
+from segjax.data.images import read_image, write_png
+
+RGB = np.random.default_rng(0).integers(0, 256, (12, 18, 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path
+
+
+def saved(folder, array, name="a.png", **options):
+    path = folder / name
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def test_paths_pil_images_and_arrays_are_the_same(folder):
+    path = saved(folder, RGB)
+    np.save(folder / "a.npy", RGB)
+    with Image.open(path) as image:
+        forms = [path, str(path), image, RGB, RGB.astype(np.int64), folder / "a.npy"]
+        for form in forms:
+            found = inputs.read(form)
+            assert found.dtype == np.uint8
+            np.testing.assert_array_equal(found, RGB)
+
+
+def test_npy_files_are_not_read_into_memory(folder):
+    np.save(folder / "a.npy", RGB)
+    assert isinstance(inputs.read(folder / "a.npy").base, np.memmap)
+
+
+def test_decoding_is_that_of_the_data_pipeline(folder):
+    """Training and prediction see the same pixels of one file."""
+    smooth = np.linspace(0, 255, 64 * 48 * 3).reshape(48, 64, 3).astype(np.uint8)
+    for name, options in (("a.jpg", {"quality": 80}), ("b.png", {})):
+        path = saved(folder, smooth, name, **options)
+        np.testing.assert_array_equal(inputs.read(path), read_image(path.read_bytes()))
+    deep = (RGB[..., 0].astype(np.uint16) << 8) | 37
+    (folder / "c.png").write_bytes(write_png(deep))
+    data = (folder / "c.png").read_bytes()
+    np.testing.assert_array_equal(inputs.read(folder / "c.png"), read_image(data))
+
+
+def test_grey_rgba_palette_and_16_bits(folder):
+    grey = np.repeat(RGB[..., :1], 3, -1)
+    for form in (RGB[..., 0], RGB[..., :1], saved(folder, RGB[..., 0])):
+        np.testing.assert_array_equal(inputs.read(form), grey)
+    rgba = np.dstack([RGB, RGB[..., 0]])
+    for form in (rgba, saved(folder, rgba)):
+        np.testing.assert_array_equal(inputs.read(form), RGB)
+    deep = RGB[..., 0].astype(np.uint16) * 257
+    for form in (deep, saved(folder, deep), Image.fromarray(deep)):
+        np.testing.assert_array_equal(inputs.read(form), grey)
+    two = Image.fromarray((RGB > 127)[..., 0])  # one bit per pixel
+    np.testing.assert_array_equal(inputs.read(two), (grey > 127) * np.uint8(255))
+    palette = Image.fromarray(RGB).quantize(4)
+    np.testing.assert_array_equal(inputs.read(palette), np.asarray(palette.convert("RGB")))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_turns_the_picture(folder, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(folder, RGB, exif=exif)
+    turned = {
+        1: RGB,
+        2: RGB[:, ::-1],
+        3: RGB[::-1, ::-1],
+        4: RGB[::-1],
+        5: RGB.swapaxes(0, 1),
+        6: np.rot90(RGB, -1),
+        7: RGB[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(RGB),
+    }[orientation]
+    np.testing.assert_array_equal(inputs.read(path), turned)
+
+
+def test_declared_ranges():
+    np.testing.assert_array_equal(inputs.read(RGB / 255, (0, 1)), RGB)
+    np.testing.assert_array_equal(inputs.read(RGB.astype(np.float32), (0, 255)), RGB)
+    np.testing.assert_array_equal(inputs.read(RGB / 127.5 - 1, (-1, 1)), RGB)
+    np.testing.assert_array_equal(inputs.read(RGB.astype(np.uint16) * 16, (0, 4080)), RGB)
+
+
+@pytest.mark.parametrize(
+    ("array", "value_range", "message"),
+    [
+        (RGB / 255, None, r"float image in 0\.\.1 given .* wants 0\.\.255; write value_range=\(0"),
+        (RGB.astype(np.float32), None, r"float image in 0\.\.255: say which values .*\(0, 255\)"),
+        (RGB / 255 * 3, (0, 1), r"values 0\.\.3 are outside value_range=\(0, 1\)"),
+        (np.where(RGB > 99, np.nan, 1), (0, 1), "values that are not finite"),
+        (RGB.astype(np.int32) * 2, None, r"int32 image in 0\.\.510: .*value_range=\(0, 510\)"),
+        (RGB.astype(np.int32) - 9, None, r"int32 image in -9\.\.246: .*value_range=\(-9, 255\)"),
+        (RGB.astype(np.uint16), None, r"uint16 image in 0\.\.255: .*or give uint8"),
+        (RGB > 99, None, "an image of bool cannot be used"),
+        (RGB.transpose(2, 0, 1), None, r"expected HWC, got \(3, 12, 18\): .*transpose\(1, 2, 0\)"),
+        (np.dstack([RGB, RGB]), None, r"1, 3 or 4 channels .* got \(12, 18, 6\)"),
+        (RGB[0, 0], None, r"expected an image .* got \(3,\)"),
+        (RGB[:0], None, r"expected an image .* got \(0, 18, 3\)"),
+    ],
+)
+def test_arrays_that_cannot_be_used(array, value_range, message):
+    with pytest.raises(ValueError, match=message):
+        inputs.read(array, value_range)
+
+
+def test_split():
+    assert inputs.split("a.png") == (["a.png"], True)
+    assert inputs.split(pathlib.Path("a.png")) == ([pathlib.Path("a.png")], True)
+    assert inputs.split(p for p in ("a.png", "b.png")) == (["a.png", "b.png"], False)
+    assert inputs.split(RGB)[1]
+    arrays, single = inputs.split(np.stack([RGB, RGB]))
+    assert not single and len(arrays) == 2 and arrays[0].shape == RGB.shape
+    with pytest.raises(ValueError, match=r"NHWC, got \(8, 3, 51, 52\): .*NCHW; transpose\(0, 2, 3"):
+        inputs.split(np.zeros((8, 3, 51, 52), np.uint8))
+
+
+def test_files_that_are_no_picture(folder):
+    def message(path):
+        with pytest.raises(ValueError) as caught:
+            inputs.read(path)
+        text = str(caught.value)
+        assert text.startswith(str(path)), text
+        return text
+
+    assert "does not exist" in message(folder / "none.png")
+    assert "is a folder" in message(folder)
+    (folder / "empty.png").touch()
+    assert "is empty (0 bytes)" in message(folder / "empty.png")
+    (folder / "notes.png").write_text("no picture at all")
+    assert "no image of a known format" in message(folder / "notes.png")
+    (folder / "notes.npy").write_text("no array at all")
+    assert "is no .npy array" in message(folder / "notes.npy")
+    np.save(folder / "objects.npy", np.array([{}], object), allow_pickle=True)
+    assert "is no .npy array" in message(folder / "objects.npy")  # never unpickled
+    frames = [Image.fromarray(RGB), Image.fromarray(RGB[::-1])]
+    for name in ("a.gif", "a.png", "a.tif", "a.webp"):
+        frames[0].save(folder / name, save_all=True, append_images=frames[1:])
+        assert "has 2 frames or pages" in message(folder / name)
+    Image.fromarray(RGB[..., 0].astype(np.float32)).save(folder / "float.tif")
+    assert "32 bits per pixel" in message(folder / "float.tif")
+
+
+@pytest.mark.parametrize("factor", [1, 2])  # Pillow warns at its limit and raises at twice that
+def test_decompression_bombs_are_not_decoded(folder, monkeypatch, factor):
+    path = saved(folder, RGB)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12 * 18 // factor - 1)
+    with pytest.raises(ValueError, match=r"a\.png is larger than \d+ pixels.*MAX_IMAGE_PIXELS"):
+        inputs.read(path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow mends what it can
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "gif", "bmp"])
+def test_damaged_files(folder, suffix):
+    """Whatever is cut off or changed: an array of the right form, or an error with the name."""
+    path = saved(folder, RGB, f"a.{suffix}")
+    content = path.read_bytes()
+    random = np.random.default_rng(0)
+    damaged = [content[: len(content) * i // 12] for i in range(1, 12)]
+    for _ in range(25):
+        changed = bytearray(content)
+        changed[random.integers(len(content))] ^= int(random.integers(1, 256))
+        damaged.append(bytes(changed))
+    refused = 0
+    for data in damaged:
+        path.write_bytes(data)
+        try:
+            assert inputs.read(path).shape[-1] == 3
+        except ValueError as error:
+            assert str(error).startswith(str(path))
+            refused += 1
+    assert refused >= 5
