@@ -70,9 +70,17 @@ def golden(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
 def segjax_outputs(name: str, folder: pathlib.Path) -> dict[str, np.ndarray]:
     """What segjax.models computes with the file of a case."""
     case = cases.CASES[name]
-    path = write(folder, golden(name)[0], case.kind)
-    variables, report = pretrained.load(path, case.model, shapes_of(case.model))
-    assert not report.new and not report.unused and not report.reshaped
+    tensors, shapes = golden(name)[0], shapes_of(case.model)
+    if isinstance(case.source, pretrained.Source):
+        needed = {path: leaf.shape for path, leaf in files.flatten(shapes).items()}
+        values, unused = sources.translate(case.source, tensors, needed, epsilon=1e-5, seed=0)
+        assert not unused and values.keys() == needed.keys()
+        variables = files.unflatten(values)
+    else:
+        assert sources.detect(tensors) == case.source
+        path = write(folder, tensors, case.kind)
+        variables, report = pretrained.load(path, case.model, shapes)
+        assert not report.new and not report.unused and not report.reshaped
     apply = jax.jit(lambda variables, image: case.model.apply(variables, image))
     outputs = {}
     for size in case.sizes:

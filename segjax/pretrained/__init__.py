@@ -215,7 +215,7 @@ def _notes(source: Source, network: str, report: Report) -> Iterator[str]:
         order = "blue, green, red" if source.input.bgr else "red, green, blue"
         yield (
             f"these weights expect {order} with mean {source.input.mean} and std "
-            f"{source.input.std} (of red, green, blue in 0..255): config.input"
+            f"{source.input.std} (of red, green, blue in 0..255); set config.input so"
         )
 
 

@@ -1,4 +1,6 @@
-"""Writes the outputs of the torch networks, for checks without torch: python -m tests.golden.make.
+"""Writes the outputs of the torch networks, for checks without torch.
+
+    python -m tests.golden.make [NAME ...]  # all, or some of tests.reference.cases and "training"
 
 An .npz holds no weights: those are `tests.reference.fill` of the stored names and shapes.
 """
@@ -6,6 +8,7 @@ An .npz holds no weights: those are `tests.reference.fill` of the stored names a
 import importlib.metadata
 import json
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +27,9 @@ def main() -> None:
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("torch", "torchvision")
     )
-    for name, case in cases.CASES.items():
+    names = sys.argv[1:] or [*cases.CASES, "training"]
+    for name in set(names) & set(cases.CASES):
+        case = cases.CASES[name]
         module, shapes = cases.counterpart(name)
         outputs = {
             f"{height}x{width}/{key}": output
@@ -39,6 +44,8 @@ def main() -> None:
         )
         np.savez_compressed(HERE / f"{name}.npz", note=note, shapes=json.dumps(shapes), **outputs)
         print(name, (HERE / f"{name}.npz").stat().st_size)
+    if "training" not in names:
+        return
     weights, found, outputs = training.step()
     image = jax.ShapeDtypeStruct((1, *training.SIZE, 3), jnp.float32)
     variables = jax.eval_shape(training.MODEL.init, jax.random.key(0), image)

@@ -11,7 +11,8 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from segjax import models
+from segjax import models, pretrained
+from segjax.models.deeplab_v1 import MSC_STRIDES
 from tests.reference import fill
 
 BLOCKS = {14: (1, 1, 1, 1), 26: (2, 2, 2, 2)}
@@ -24,7 +25,7 @@ class Case:
     model: nn.Module
     build: Callable[[], Any]  # the torch module
     sizes: tuple[tuple[int, int], ...]  # height, width of the images; one even, one 8k + 1
-    source: str  # a key of pretrained.SOURCES
+    source: str | pretrained.Source  # a key of pretrained.SOURCES; or names of our own
     kind: str = "safetensors"  # of the file the weights travel in: or "caffemodel"
     outputs: tuple[str, ...] = ("logits",)  # of the model, in the order of the torch module
 
@@ -83,6 +84,19 @@ CASES = {
         ((41, 209), (48, 200)),
         "deeplab_vgg_caffe",
         "caffemodel",
+    ),
+    "deeplab_v1_msc": Case(
+        models.DeepLabV1(num_classes=5, width=64, body_width=8, msc=tuple(MSC_STRIDES)),
+        _torch("vgg", "MScLargeFOV", 5, width=64, divide=8),
+        ((41, 209), (60, 106)),
+        dataclasses.replace(
+            pretrained.SOURCES["deeplab_vgg_caffe"],
+            mark=r"msc0_conv1\.weight",
+            table=(
+                *pretrained.SOURCES["deeplab_vgg_caffe"].table,
+                (r"msc(\d)/conv(\d)", "msc<1>_conv<2>"),
+            ),
+        ),
     ),
     "deeplab_v2_vgg": Case(
         models.DeepLabV2VGG(num_classes=5, width=64, body_width=8),

@@ -78,14 +78,19 @@ class MScLargeFOV(Body):
         self.fc7 = nn.Conv2d(width, width, 1)
         inputs = (3, *[w // divide for w in WIDTHS[:4]])
         for i, (channels, stride) in enumerate(zip(inputs, self.STRIDES, strict=True)):
-            self.add_module(f"msc{i}_conv1", nn.Conv2d(channels, branch, 3, stride, 1))
+            self.add_module(f"msc{i}_conv1", nn.Conv2d(channels, branch, 3, stride))
             self.add_module(f"msc{i}_conv2", nn.Conv2d(branch, branch, 1))
         self.fc8 = nn.Conv2d(width + 5 * branch, num_classes, 1)
 
     def forward(self, x):
         maps = self.body(x)
         parts = [F.relu(self.fc7(F.relu(self.fc6(same(maps[-1], 3, 12)))))]
-        for i, features in enumerate(maps[:5]):
+        rows, columns = parts[0].shape[2:]
+        for i, (features, stride) in enumerate(zip(maps[:5], self.STRIDES, strict=True)):
+            # One zero all around; where the size is not 8k + 1, as many as complete the grid.
+            height, width = features.shape[2:]
+            far = [(n - 1) * stride + 2 - size for n, size in ((columns, width), (rows, height))]
+            features = F.pad(features, (1, far[0], 1, far[1]))
             y = F.relu(getattr(self, f"msc{i}_conv1")(features))
             parts.append(F.relu(getattr(self, f"msc{i}_conv2")(y)))
         return self.fc8(torch.cat(parts, 1))
