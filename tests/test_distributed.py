@@ -1,0 +1,66 @@
+"""train.py on two processes, as on a pod: each with half of the devices and of the data."""
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+FLAGS = (
+    "--config=configs/demo.py",
+    "--config.data.num_train=12",
+    "--config.data.num_val=5",
+    "--config.augment.crop=(32, 48)",
+    "--config.train.batch_size=4",
+    "--config.train.eval_every=0",
+    "--config.train.log_every=2",
+    "--config.train.checkpoint_every=2",
+    "--config.train.recompute_batch_stats=2",
+    "--config.eval.batch_size=4",
+    "--distributed",
+    "--processes=2",
+)
+
+
+def train(workdir, cache, steps):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_PLATFORMS": "cpu",
+    }
+    processes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "train.py", f"--workdir={workdir}", *FLAGS),
+                f"--config.data.cache={cache}",
+                f"--config.train.steps={steps}",
+                f"--coordinator={coordinator}",
+                f"--process={number}",
+            ],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    return outputs
+
+
+def test_two_processes_train_evaluate_and_go_on(tmp_path):
+    workdir, cache = tmp_path / "run", tmp_path / "cache"
+    outputs = train(workdir, cache, steps=2)
+    assert "process 0 of 2, 2 of 4 devices" in outputs[0]
+    scores = json.loads((workdir / "eval" / "000002.json").read_text())
+    assert scores["images"] == 5  # each image once, though two processes read them
+    assert "going on after step 2" in train(workdir, cache, steps=4)[0]
+    rows = list(csv.DictReader((workdir / "metrics.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == ["2", "2", "4", "4"]
+    assert float(rows[2]["loss"]) == pytest.approx(float(rows[0]["loss"]), rel=1.0)
