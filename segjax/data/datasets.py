@@ -22,7 +22,7 @@ from segjax.data.builders.base import Colour, SegmentationBuilder
 from segjax.data.examples import Summary
 from segjax.data.labels import IGNORE, parse_label_map
 
-FORMAT = 1  # of the prepared folder; another number prepares again
+FORMAT = 2  # of the prepared folder; another number prepares again
 SUMMARY = "summary.json"
 
 

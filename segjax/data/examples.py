@@ -104,8 +104,6 @@ class Summary:
         Raises:
             DataError: every mask is fine by itself, but all together cannot be.
         """
-        weights = median_frequency(self.pixels[:IGNORE], self.image_pixels[:IGNORE])
-        self.class_weights = weights.tolist()
         if self.pixels[IGNORE] and self.ids() == [0]:
             raise DataError(
                 f"{masks} hold only {{0, 255}} and 255 is the ignore label, so every object pixel "
@@ -116,6 +114,8 @@ class Summary:
                 f"{masks} hold only 255, the ignore label: there is nothing to learn or to score. "
                 "(The labels of a test server's split are not public.)"
             )
+        weights = median_frequency(self.pixels[:IGNORE], self.image_pixels[:IGNORE])
+        self.class_weights = weights.tolist()
 
 
 def median_frequency(pixels: Sequence[int], image_pixels: Sequence[int]) -> np.ndarray:
@@ -164,10 +164,13 @@ def read_pair(
         DataError: the message begins with the name of the file at fault, relative to `root`.
     """
     name, mask_name = (p.relative_to(root).as_posix() for p in (pair.image, pair.mask))
-    if not pair.mask.exists():
-        raise DataError(f"{name} has no mask: {mask_name} is expected")
-    if not pair.image.exists():
-        raise DataError(f"{mask_name} has no image: {name} is expected")
+    match pair.image.exists(), pair.mask.exists():
+        case False, False:
+            raise DataError(f"{name} is listed, but does not exist, nor does {mask_name}")
+        case True, False:
+            raise DataError(f"{name} has no mask: {mask_name} is expected")
+        case False, True:
+            raise DataError(f"{mask_name} has no image: {name} is expected")
     with _about(name):
         data = pair.image.read_bytes()
         rgb = images.read_image(data)
@@ -193,8 +196,10 @@ def _about(name: str) -> Iterator[None]:
     """Puts a file's name before the errors raised inside."""
     try:
         yield
-    except (DataError, OSError) as error:
+    except DataError as error:
         raise DataError(f"{name} {error}") from error
+    except OSError as error:
+        raise DataError(f"{name} cannot be read: {error.strerror}") from error
 
 
 def read_pairs(

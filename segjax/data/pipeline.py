@@ -117,6 +117,7 @@ class Batches(Iterator[Batch]):
         batch_size: int,
         devices: Sequence[jax.Device],
     ) -> None:
+        self._stop = threading.Event()
         if data.prefetch < 1 or data.threads < 1 or data.workers < 0:
             raise ValueError(
                 f"data.prefetch={data.prefetch}, data.threads={data.threads}, "
@@ -127,7 +128,6 @@ class Batches(Iterator[Batch]):
         self._batch_size, self._devices = batch_size, devices
         self._taken = 0  # images of the global order that were handed out
         self._ready: queue.Queue | None = None
-        self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __next__(self) -> Batch:
@@ -187,6 +187,7 @@ class Batches(Iterator[Batch]):
         self._thread = threading.Thread(
             target=_prefetch,
             args=(iter(batches), self._devices, self._ready, self._stop),
+            name="segjax-prefetch",
             daemon=True,
         )
         self._thread.start()

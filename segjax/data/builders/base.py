@@ -40,9 +40,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
 
     VERSION = tfds.core.Version("1.0.0")
     code_path = None  # no checksums of downloads; to look for them tfds wants importlib_resources
-    IDS: ClassVar[
-        Mapping[int, int]
-    ]  # number in the mask file -> train id, for every allowed number
+    IDS: ClassVar[Mapping[int, int]]  # allowed number in a mask file -> train id
     SPLITS: ClassVar[tuple[str, ...]] = ()  # names a user may ask for
     LAYOUT: ClassVar[str] = ""  # what the folder has to look like; "" where none is read
 
@@ -58,6 +56,10 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         label_map: Mapping[int, int] | None = None,
         data_dir: str | None = None,
     ) -> None:
+        if self.SPLITS and split not in self.SPLITS:
+            raise ValueError(
+                f"'{self.name}' has no split {split!r}; it has {', '.join(self.SPLITS)}"
+            )
         self.root = pathlib.Path(root).expanduser()
         self.split = split
         self.ids = self.IDS
@@ -77,10 +79,6 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     @functools.cached_property
     def pairs(self) -> list[Pair]:
         """The files of the split, in the order of the records."""
-        if self.SPLITS and self.split not in self.SPLITS:
-            raise ValueError(
-                f"'{self.name}' has no split {self.split!r}; it has {', '.join(self.SPLITS)}"
-            )
         return self.find_pairs()
 
     def fingerprint(self) -> list:

@@ -1,0 +1,307 @@
+"""Each layout: which files make a split, and what the numbers in its masks become."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from segjax import config
+from segjax.data import datasets, images
+from segjax.data.builders.ade20k import Ade20k
+from segjax.data.builders.base import colour_map
+from segjax.data.builders.camvid import Camvid
+from segjax.data.builders.cityscapes import Cityscapes
+from segjax.data.builders.folder import Folder
+from segjax.data.builders.shapes import Shapes
+from segjax.data.builders.voc_segmentation import VocSegmentation
+from segjax.data.images import DataError
+from tests.data.files import blocks, folder, jpeg, picture, png, write
+
+SHARED = pathlib.Path(__file__).parents[4] / "shared/data"
+
+
+def labels(builder) -> dict[str, np.ndarray]:
+    """Reads a split: id -> train ids."""
+    return {e.id: images.read_label(e.label) for e in builder.summarize()}
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_camvid(tmp_path, suffix):
+    mask = blocks(ids=(0, 10, 11))
+    for split in ("train", "val"):
+        write(tmp_path / split / f"0001TP_{split}{suffix}", picture())
+        write(tmp_path / f"{split}annot" / f"0001TP_{split}.png", mask)
+    got = labels(Camvid(tmp_path, "val"))
+    assert list(got) == ["0001TP_val"]
+    np.testing.assert_array_equal(got["0001TP_val"], np.where(mask == 11, 255, mask))
+    with pytest.raises(DataError, match=r"test does not exist.*laid out like this"):
+        labels(Camvid(tmp_path, "test"))
+    with pytest.raises(ValueError, match="no split 'foo'; it has train, val, test"):
+        labels(Camvid(tmp_path, "foo"))
+
+
+@pytest.mark.parametrize("below", ["", "VOC2012", "VOCdevkit/VOC2012"])
+def test_voc_masks_are_palette_indices(tmp_path, below):
+    root = tmp_path / below
+    mask = blocks(ids=(0, 15, 255))
+    for name in ("2007_000001", "2007_000002", "2007_000003"):
+        write(root / f"JPEGImages/{name}.jpg", jpeg(picture()))
+        write(root / f"SegmentationClass/{name}.png", png(mask))
+    write(root / "ImageSets/Segmentation/train.txt", b"2007_000003\n2007_000001\n")
+    got = labels(VocSegmentation(tmp_path, "train"))
+    assert list(got) == ["2007_000003", "2007_000001"]  # the order of the list
+    np.testing.assert_array_equal(got["2007_000001"], mask)
+    with pytest.raises(DataError, match=r"val.txt does not exist; the lists there are: train"):
+        labels(VocSegmentation(tmp_path, "val"))
+
+
+@pytest.mark.parametrize(
+    "lines", [b"a\nb\n", b"/JPEGImages/a.jpg /SegmentationClassAug/a.png\nb\n\n"]
+)
+def test_voc_trainaug_takes_the_merged_masks(tmp_path, lines):
+    for name, cls in (("a", 3), ("b", 4)):
+        write(tmp_path / f"JPEGImages/{name}.jpg", jpeg(picture()))
+        write(tmp_path / f"SegmentationClass/{name}.png", png(blocks(ids=(0,))))
+        write(tmp_path / f"SegmentationClassAug/{name}.png", blocks(ids=(0, cls)))
+    write(tmp_path / "ImageSets/Segmentation/trainaug.txt", lines)
+    got = labels(VocSegmentation(tmp_path, "trainaug"))
+    assert set(np.unique(got["a"])) == {0, 3} and set(np.unique(got["b"])) == {0, 4}
+
+
+def test_voc_names_listed_files_that_are_missing(tmp_path):
+    write(tmp_path / "JPEGImages/a.jpg", jpeg(picture()))
+    write(tmp_path / "SegmentationClass/b.png", png(blocks()))
+    write(tmp_path / "ImageSets/Segmentation/train.txt", b"a\nb\n")
+    with pytest.raises(DataError) as caught:
+        labels(VocSegmentation(tmp_path, "train"))
+    assert "JPEGImages/a.jpg has no mask: SegmentationClass/a.png is expected" in str(caught.value)
+    assert "SegmentationClass/b.png has no image: JPEGImages/b.jpg" in str(caught.value)
+
+
+def test_voc_colours():
+    """The first colours of the VOC development kit."""
+    assert colour_map(9)[:5] == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128))
+    assert colour_map(21)[15] == (192, 128, 128) and colour_map(21)[20] == (0, 64, 128)
+    assert colour_map(256)[255] == (224, 224, 192)
+
+
+def cityscapes(root, mask, kind, annotation="gtFine"):
+    for city in ("aachen", "bochum"):
+        stem = f"{city}_000000_000019"
+        write(root / f"leftImg8bit/train/{city}/{stem}_leftImg8bit.png", picture(32, 48))
+        write(root / f"{annotation}/train/{city}/{stem}_{annotation}_{kind}.png", mask)
+
+
+def test_cityscapes_label_ids_become_train_ids(tmp_path):
+    """The table is that of the official labels.py, written out here as name: id."""
+    official = {
+        **{"road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17},
+        **{"traffic light": 19, "traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23},
+        **{"person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28, "train": 31},
+        **{"motorcycle": 32, "bicycle": 33},
+    }
+    mask = np.arange(32, dtype=np.uint8)[:, None].repeat(48, 1)
+    mask[:2] = [[33], [32]]
+    mask[2, :5] = 255  # licence plates are -1, which eight bits make 255
+    cityscapes(tmp_path, mask, "labelIds")
+    got = labels(Cityscapes(tmp_path, "train"))
+    assert list(got) == ["aachen_000000_000019", "bochum_000000_000019"]
+    classes = datasets.DATASETS["cityscapes"].classes
+    expected = np.full((32, 48), 255)
+    for name, label_id in official.items():
+        expected[mask == label_id] = classes.index(name)
+    np.testing.assert_array_equal(got["aachen_000000_000019"], expected)
+
+
+def test_cityscapes_with_train_ids_or_coarse(tmp_path):
+    mask = blocks(32, 48, ids=(0, 18, 255))
+    cityscapes(tmp_path / "a", mask, "labelTrainIds")
+    got = labels(Cityscapes(tmp_path / "a", "train"))
+    np.testing.assert_array_equal(got["bochum_000000_000019"], mask)
+    cityscapes(tmp_path / "b", blocks(32, 48, ids=(7, 33)), "labelIds", "gtCoarse")
+    got = labels(Cityscapes(tmp_path / "b", "train", coarse=True))
+    assert set(np.unique(got["bochum_000000_000019"])) == {0, 18}
+    with pytest.raises(DataError, match=r"has no mask: gtFine/train/aachen"):
+        labels(Cityscapes(tmp_path / "b", "train"))
+
+
+@pytest.mark.parametrize("below", ["", "ADEChallengeData2016"])
+def test_ade20k_counts_from_one(tmp_path, below):
+    mask = blocks(ids=(0, 1, 150))
+    write(tmp_path / below / "images/validation/ADE_val_1.jpg", jpeg(picture()))
+    write(tmp_path / below / "annotations/validation/ADE_val_1.png", mask)
+    got = labels(Ade20k(tmp_path, "val"))["ADE_val_1"]
+    np.testing.assert_array_equal(got, np.select([mask == 0, mask == 1], [255, 0], 149))
+
+
+def folder_splits(root, **options):
+    return {split: list(labels(Folder(root, split, **options))) for split in ("train", "val")}
+
+
+def test_folder_takes_every_tenth_image_for_validation(tmp_path):
+    folder(tmp_path, 20)
+    got = folder_splits(tmp_path)
+    assert got["val"] == ["009", "019"] and len(got["train"]) == 18
+    assert not set(got["train"]) & set(got["val"])
+    assert folder_splits(tmp_path, val_every=4)["val"] == ["003", "007", "011", "015", "019"]
+    with pytest.raises(ValueError, match="val_every=1"):
+        Folder(tmp_path, "train", val_every=1)
+
+
+def test_folder_with_subfolders(tmp_path):
+    for split, name in (("train", "a"), ("train", "deep/b"), ("val", "a")):
+        write(tmp_path / f"images/{split}/{name}.png", picture())
+        write(tmp_path / f"masks/{split}/{name}.png", blocks())
+    assert folder_splits(tmp_path) == {"train": ["a", "deep/b"], "val": ["a"]}
+    with pytest.raises(DataError, match=r"no split 'test'; there are train, val"):
+        labels(Folder(tmp_path, "test"))
+
+
+def test_folder_with_lists(tmp_path):
+    folder(tmp_path, 4)
+    write(tmp_path / "train.txt", b"002\n000.jpg\n")
+    write(tmp_path / "val.txt", b"003\n")
+    assert folder_splits(tmp_path) == {"train": ["002", "000"], "val": ["003"]}
+    write(tmp_path / "val.txt", b"nobody\n")
+    with pytest.raises(DataError, match=r"images/nobody.jpg is listed, but does not exist"):
+        labels(Folder(tmp_path, "val"))
+
+
+def test_folder_reports_files_without_partner(tmp_path):
+    folder(tmp_path, 3)
+    (tmp_path / "images/001.jpg").unlink()
+    (tmp_path / "masks/002.png").unlink()
+    with pytest.raises(DataError) as caught:
+        labels(Folder(tmp_path, "train"))
+    assert "masks/001.png has no image: images/001.jpg is expected" in str(caught.value)
+    assert "images/002.jpg has no mask: masks/002.png is expected" in str(caught.value)
+
+
+def test_folder_with_class_names(tmp_path):
+    folder(tmp_path)
+    write(tmp_path / "classes.txt", b"sky\ntraffic light\nroad\n")
+    builder = Folder(tmp_path, "train")
+    assert builder.describe([0])[0] == ("sky", "traffic light", "road")
+    assert len(labels(builder)) == 9
+    write(tmp_path / "classes.txt", b"sky\nroad\n")
+    with pytest.raises(DataError, match=r"masks/000.png has id 2 at row.*allows 0..1 \(and 255\)"):
+        labels(Folder(tmp_path, "train"))
+
+
+def test_folder_with_colours(tmp_path):
+    mask, colours = blocks(), np.array([(128, 64, 128), (0, 0, 0), (70, 70, 70)], np.uint8)
+    write(tmp_path / "images/a.jpg", jpeg(picture()))
+    write(tmp_path / "masks/a.png", colours[mask])
+    write(tmp_path / "classes.txt", b"road 128 64 128\nhouse  70 70 70\n\nvoid 0 0 0\n")
+    builder = Folder(tmp_path, "train")
+    assert builder.describe([]) == (("road", "house"), ((128, 64, 128), (70, 70, 70)))
+    expected = np.array([0, 255, 1])[mask]
+    np.testing.assert_array_equal(labels(builder)["a"], expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "names 0 classes"),
+        (b"a 1 2 3\nb\n", "line 2: either every class has a colour or none"),
+        (b"a 1 2 3\nb 1 2 3\n", "line 2: the colour .* taken"),
+        (b"a 1 2 300\n", "line 1: the colour .* above 255"),
+        (b"a\na\n", "line 2: the class 'a' is there twice"),
+        (b"void 0 0 0\na 1 1 1\n", "line 2: the class 'a' comes after void"),
+        (b"a\nvoid\n", "line 2: void needs the colour"),
+    ],
+)
+def test_a_wrong_classes_file_is_explained(tmp_path, text, message):
+    write(tmp_path / "classes.txt", text)
+    with pytest.raises(DataError, match=message):
+        Folder(tmp_path, "train")
+
+
+def test_folder_without_class_names_needs_ids_in_a_row(tmp_path):
+    builder = Folder(folder(tmp_path, ids=(0, 7, 9)), "train")
+    with pytest.raises(DataError, match=r'ids 0, 7, 9.*classes.txt.*label_map="{0:0,7:1,9:2}"'):
+        builder.describe([0, 7, 9])
+    assert builder.describe([0, 1])[0] == ("class 0", "class 1")
+
+
+def test_shapes_is_deterministic_and_differs_between_seeds_and_splits():
+    def first(split="train", **options):
+        builder = Shapes(split=split, train=2, val=2, height=32, width=48, **options)
+        return next(builder.summarize())
+
+    a, b = first(), first()
+    assert (a.image, a.label, a.id) == (b.image, b.label, b.id)
+    assert len({first().image, first(seed=1).image, first("val").image}) == 3
+
+
+def test_shapes_scenes_hold_everything_they_promise():
+    builder = Shapes(train=60)
+    seen = labels(builder)
+    label = np.stack(list(seen.values()))
+    assert label.shape == (60, 64, 96)
+    assert set(np.unique(label)) == {0, 1, 2, 3, 4, 5, 6, 255}
+    share = np.bincount(label.ravel(), minlength=256) / label.size
+    assert 0.04 < share[255] < 0.12 and 0.01 < share[6] < 0.05
+    # Void is a rim: no pixel of it is further than two pixels from something else.
+    void = label == 255
+    inner = void[:, 2:-2, 2:-2].copy()
+    for dy in range(-2, 3):
+        for dx in range(-2, 3):
+            inner &= void[:, 2 + dy : void.shape[1] - 2 + dy, 2 + dx : void.shape[2] - 2 + dx]
+    assert inner.mean() < 1e-3
+
+
+@pytest.mark.parametrize("entry", datasets.DATASETS.values(), ids=lambda e: e.name)
+def test_entries_are_consistent(entry):
+    assert entry.name == entry.builder.name and datasets.DATASETS[entry.name] is entry
+    assert len(entry.classes) == len(entry.palette) == len(set(entry.classes))
+    assert entry.ignore and len(entry.mean) == len(entry.std) == 3
+    if entry.classes:
+        trained = sorted(set(entry.builder.IDS.values()) - {255})
+        assert trained == list(range(entry.num_classes))
+        assert len(entry.class_weights) in (0, entry.num_classes)
+
+
+def test_class_counts_are_the_published_ones():
+    counts = {name: entry.num_classes for name, entry in datasets.DATASETS.items()}
+    assert counts == {
+        **{"shapes": 7, "camvid": 11, "voc_segmentation": 21, "cityscapes": 19, "ade20k": 150},
+        "folder": 0,
+    }
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data here")
+def test_the_real_voc_subset(tmp_path):
+    data = config.Data(
+        name="voc_segmentation", dir=str(SHARED / "voc2012_subset"), cache=str(tmp_path)
+    )
+    prepared = datasets.prepare(data, show=False)
+    assert (prepared.summaries["train"].num_images, prepared.summaries["val"].num_images) == (
+        60,
+        20,
+    )
+    assert prepared.summaries["train"].ids() == list(range(21))
+    assert prepared.summaries["train"].images[15] == 60  # all show a person
+    assert prepared.canvas("train", "val") == (500, 500)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data here")
+def test_the_real_camvid_counts(tmp_path):
+    """Counts of the annotations, and the weights that follow by the formula of the paper."""
+    data = config.Data(name="camvid", dir=str(SHARED / "camvid"), cache=str(tmp_path))
+    prepared = datasets.prepare(data, ["train"], show=False)
+    summary = prepared.summaries["train"]
+    assert summary.num_images == 367 and prepared.canvas("train") == (360, 480)
+    assert summary.pixels[:11] == [
+        *(10682767, 14750079, 623349, 20076880, 2845085, 6166762),
+        *(743859, 714595, 3719877, 405385, 184967),
+    ]
+    assert summary.pixels[255] == 2503995
+    assert summary.images[:11] == [366, 365, 366, 367, 349, 319, 351, 173, 360, 317, 201]
+    expected = [
+        *(0.2793, 0.2017, 4.7865, 0.1490, 1.0, 0.4217),
+        *(3.8467, 1.9736, 0.7889, 6.3747, 8.8587),
+    ]
+    np.testing.assert_allclose(prepared.class_weights, expected, atol=5.1e-5)
+    np.testing.assert_allclose(summary.mean, prepared.dataset.mean, atol=0.06)
+    np.testing.assert_allclose(summary.std, prepared.dataset.std, atol=0.06)

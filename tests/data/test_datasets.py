@@ -1,0 +1,317 @@
+"""Preparing: checked, cached, atomic, quiet, and off the network."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from segjax.config import Data
+from segjax.data import datasets
+from segjax.data.builders.base import SegmentationBuilder
+from segjax.data.images import DataError, read_image, read_label
+from tests.data.files import blocks, folder, jpeg, picture, write
+
+SMALL = "train=6,val=3,height=24,width=32"
+
+
+@pytest.fixture
+def shapes(tmp_path):
+    return Data(name="shapes", cache=str(tmp_path / "cache"), options=SMALL)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Ten good pairs."""
+    root = folder(tmp_path / "raw")
+    return Data(name="folder", dir=str(root), cache=str(tmp_path / "cache"))
+
+
+def raw(data, name):
+    return pathlib.Path(data.dir) / name
+
+
+def test_records_hold_the_files_and_the_train_ids(own):
+    prepared = datasets.prepare(own, show=False)
+    source = prepared.source("train")
+    assert len(source) == 9 and len(prepared.source("val")) == 1
+    assert [record["id"] for record in source] == [f"{i:03d}".encode() for i in range(9)]
+    assert source[4]["image"] == raw(own, "images/004.jpg").read_bytes()
+    assert read_image(source[4]["image"]).shape == (24, 32, 3)
+    np.testing.assert_array_equal(read_label(source[4]["label"]), blocks(seed=4))
+    with pytest.raises(ValueError, match=r"split 'test' is not prepared; there are"):
+        prepared.source("test")
+
+
+def test_the_folder_fills_in_what_only_it_tells(own):
+    dataset = datasets.prepare(own, show=False).dataset
+    assert dataset.classes == ("class 0", "class 1", "class 2")
+    assert dataset.palette == ((0, 0, 0), (128, 0, 0), (0, 128, 0))
+    pixels = np.concatenate(
+        [read_image(raw(own, f"images/{i:03d}.jpg").read_bytes()).reshape(-1, 3) for i in range(9)]
+    )
+    np.testing.assert_allclose(dataset.mean, pixels.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(dataset.std, pixels.std(0), rtol=1e-6)
+    # The entry itself is as it was.
+    assert datasets.DATASETS["folder"].classes == ()
+
+
+def test_counts_and_weights_are_stored_beside_the_records(own):
+    prepared = datasets.prepare(own, show=False)
+    label = np.stack([blocks(seed=i) for i in range(9)])
+    summary = json.loads((prepared.folders["train"] / "summary.json").read_text())
+    assert summary["pixels"][:3] == [int((label == c).sum()) for c in range(3)]
+    frequency = np.array([(label == c).sum() for c in range(3)]) / label.size
+    weights = np.median(frequency) / frequency
+    np.testing.assert_allclose(summary["class_weights"][:3], weights, rtol=1e-6)
+    np.testing.assert_allclose(prepared.class_weights, weights, rtol=1e-6)
+    assert prepared.class_weights.dtype == np.float32
+
+
+def test_the_second_time_reads_no_file(own, monkeypatch):
+    first = datasets.prepare(own, show=False)
+    monkeypatch.setattr(SegmentationBuilder, "examples", lambda self: pytest.fail("read again"))
+    again = datasets.prepare(own, show=False)
+    assert again == first
+
+
+def test_a_changed_file_or_option_is_prepared_again(own):
+    first = datasets.prepare(own, show=False).folders["train"]
+    mask = blocks(seed=2)
+    mask[0, 0] = 255
+    write(raw(own, "masks/002.png"), mask)
+    second = datasets.prepare(own, show=False)
+    mapped = dataclasses.replace(own, label_map="{2:255}")
+    third = datasets.prepare(mapped, show=False)
+    assert len({first, second.folders["train"], third.folders["train"]}) == 3
+    assert second.summaries["train"].pixels[255] == 1
+    assert third.dataset.num_classes == 2 and third.summaries["train"].pixels[2] == 0
+    write(raw(own, "classes.txt"), b"a\nb\nc\n")
+    assert datasets.prepare(own, show=False).dataset.classes == ("a", "b", "c")
+
+
+def test_only_the_table_is_printed_and_only_the_first_time(shapes, capfd):
+    datasets.prepare(shapes)
+    first = capfd.readouterr()
+    assert "shapes: share of pixels" in first.out and "train (6)" in first.out
+    assert "tent" in first.out and "ignored" in first.out and first.err == ""
+    datasets.prepare(shapes)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_nothing_asks_the_network(shapes, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    start = time.perf_counter()
+    assert len(datasets.prepare(shapes, show=False).source("val")) == 3
+    assert time.perf_counter() - start < 20
+
+
+def test_a_failed_preparation_leaves_nothing_behind(own):
+    raw(own, "masks/003.png").write_bytes(b"broken")
+    with pytest.raises(DataError):
+        datasets.prepare(own, show=False)
+    left = [p for p in pathlib.Path(own.cache).rglob("*") if p.is_file()]
+    assert [p.suffix for p in left] == [".lock"]
+    write(raw(own, "masks/003.png"), blocks())
+    datasets.prepare(own, show=False)
+
+
+PREPARE = (
+    "import sys; from segjax.config import Data; from segjax.data import datasets;"
+    "p = datasets.prepare(Data(cache=sys.argv[1], options=sys.argv[2]), ['train'], show=False);"
+    "print(len(p.source('train')), p.folders['train'])"
+)
+
+
+def test_killed_preparations_and_two_at_once(tmp_path):
+    """Kill -9 in the middle; then two processes want the same, one writes and one waits."""
+    options = "train=600,height=48,width=64"
+    command = [sys.executable, "-c", PREPARE, str(tmp_path), options]
+    killed = subprocess.Popen(command)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("shapes/*.tmp/**/*array_record*")):
+        assert time.monotonic() < deadline and killed.poll() is None
+        time.sleep(0.01)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not list(tmp_path.rglob("summary.json"))
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in both]
+    assert outputs[0] == outputs[1] and outputs[0].startswith("600 ")
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def check_raises(data, *parts):
+    """Both ways of reading find it, and say the same."""
+    messages = []
+    for read in (datasets.check, datasets.prepare):
+        with pytest.raises(DataError) as caught:
+            read(data)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    for part in parts:
+        assert part in messages[0]
+
+
+def test_rgb_masks(own):
+    write(raw(own, "masks/003.png"), picture())
+    check_raises(
+        own, "masks/003.png is an RGB picture (3 channels, ", "Colours found: ", "one class id per"
+    )
+
+
+def test_masks_of_0_and_255(own):
+    for i in range(10):
+        write(raw(own, f"masks/{i:03d}.png"), blocks(ids=(0, 255), seed=i))
+    check_raises(
+        own,
+        f"the masks of {own.dir}, split 'train', hold only {{0, 255}} and 255 is the ignore label, "
+        'so every object pixel would be ignored. Fix: --config.data.label_map="{0:0,255:1}"',
+    )
+    mended = dataclasses.replace(own, label_map="{0:0,255:1}")
+    assert datasets.prepare(mended, show=False).dataset.num_classes == 2
+
+
+def test_masks_of_255_alone(own):
+    for i in range(10):
+        write(raw(own, f"masks/{i:03d}.png"), np.full((24, 32), 255, np.uint8))
+    check_raises(own, "hold only 255", "nothing to learn")
+
+
+def test_ids_out_of_range(own):
+    write(raw(own, "classes.txt"), b"a\nb\nc\n")
+    mask = blocks()
+    mask[13, 17:20] = 19
+    write(raw(own, "masks/004.png"), mask)
+    check_raises(
+        own,
+        "masks/004.png has id 19 at row 13, column 17 (3 pixels) but num_classes=3 allows 0..2 "
+        "(and 255).",
+    )
+
+
+def test_negative_ids(own):
+    mask = blocks().astype(np.int16)
+    mask[2, 3] = -1
+    raw(own, "masks/004.png").unlink()
+    write(raw(own, "masks/004.tiff"), mask)
+    check_raises(own, "masks/004.tiff has id -1 at row 2, column 3 (1 pixels)", "{-1:255}")
+    mended = dataclasses.replace(own, label_map="{-1:255}")
+    assert datasets.prepare(mended, show=False).summaries["train"].pixels[255] == 1
+
+
+def test_sizes_that_differ(own):
+    write(raw(own, "masks/004.png"), blocks(12, 16))
+    check_raises(own, "images/004.jpg is 24x32 but masks/004.png is 12x16 (height x width).")
+
+
+def test_a_mask_drawn_on_the_turned_picture(own):
+    write(raw(own, "images/004.jpg"), jpeg(picture(), orientation=6))
+    assert datasets.check(own).summaries["train"].oriented == ["004"]
+    write(raw(own, "masks/004.png"), blocks(32, 24))
+    check_raises(own, "images/004.jpg is 24x32 but masks/004.png is 32x24", "EXIF orientation")
+
+
+def test_the_table_tells_of_ignored_orientations(own, capsys):
+    write(raw(own, "images/004.jpg"), jpeg(picture(), orientation=3))
+    datasets.prepare(own)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "1 EXIF orientations are ignored, that of 004 first" in text
+
+
+def test_a_missing_partner(own):
+    raw(own, "masks/004.png").unlink()
+    check_raises(own, "images/004.jpg has no mask: masks/004.png is expected")
+
+
+@pytest.mark.parametrize("name", ["images/004.jpg", "masks/004.png"])
+@pytest.mark.parametrize("keep", [0, 40, 0.5, -2])
+def test_truncated_files(own, name, keep):
+    data = raw(own, name).read_bytes()
+    end = int(keep * len(data)) if isinstance(keep, float) else keep
+    raw(own, name).write_bytes(data[:end])
+    check_raises(own, f"{name} cannot be decoded (", "truncated or not an image")
+
+
+@pytest.mark.parametrize("name", ["images/004.jpg", "masks/004.png"])
+def test_an_unreadable_file(own, name, monkeypatch):
+    read_bytes = pathlib.Path.read_bytes
+
+    def refuse(path):
+        if path == raw(own, name):
+            raise PermissionError(13, "Permission denied")
+        return read_bytes(path)
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", refuse)
+    check_raises(own, f"{name} cannot be read: Permission denied")
+
+
+def test_an_empty_folder(own, tmp_path):
+    for file in raw(own, "images").iterdir():
+        file.unlink()
+    check_raises(own, f"{own.dir}/images has no images", "laid out like this")
+    nowhere = dataclasses.replace(own, dir=str(tmp_path / "nowhere"))
+    check_raises(nowhere, "nowhere/images does not exist")
+
+
+def test_all_bad_files_come_in_one_error_up_to_ten(own):
+    for i in (2, 5):
+        write(raw(own, f"masks/{i:03d}.png"), picture())
+    raw(own, "masks/007.png").write_bytes(b"")
+    check_raises(own, "3 problems:\n", "- masks/002.png is", "- masks/005.png", "- masks/007.png")
+    root = folder(pathlib.Path(own.dir) / "many", 30)
+    for i in range(30):
+        write(root / f"masks/{i:03d}.png", picture())
+    check_raises(dataclasses.replace(own, dir=str(root)), "10 problems (the first ones")
+
+
+def test_a_deep_gray_or_transparent_image_is_read_as_rgb(own):
+    deep = cv2.imencode(".png", picture().astype(np.uint16) * 257)[1].tobytes()
+    write(raw(own, "images/010.png"), deep)
+    write(raw(own, "images/011.png"), picture()[..., 0])
+    write(raw(own, "images/012.png"), np.dstack([picture(), picture()[..., 0]]))
+    for i in (10, 11, 12):
+        write(raw(own, f"masks/{i:03d}.png"), blocks())
+    prepared = datasets.prepare(own, show=False)
+    for record in prepared.source("train"):
+        assert read_image(record["image"]).shape == (24, 32, 3)
+    assert len(prepared.source("train")) == 12
+
+
+def test_check_suggests_and_writes_nothing(own):
+    write(raw(own, "images/004.jpg"), jpeg(picture(40, 60)))
+    write(raw(own, "masks/004.png"), blocks(40, 60))
+    checked = datasets.check(own)
+    assert checked.crop == (17, 25)  # 8k + 1 within the smallest, 24 x 32
+    assert checked.canvas("train") == (40, 60)
+    assert len(checked.class_weights) == checked.dataset.num_classes == 3
+    assert not pathlib.Path(own.cache).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "voc"}, "no data set 'voc'.*shapes, camvid, voc_segmentation"),
+        ({"name": "camvid"}, "'camvid' is read from a folder: write --config.data.dir=FOLDER"),
+        ({"options": "hight=3"}, "options of 'shapes' are: train, val, height, width, seed"),
+        ({"options": "3"}, "write name=value,name=value"),
+        ({"options": "height="}, "write name=value,name=value"),
+        ({"label_map": "0"}, "is not a map of ids"),
+        ({"train_split": "all"}, "'shapes' has no split 'all'; it has train, val"),
+    ],
+)
+def test_wrong_fields(shapes, change, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.prepare(dataclasses.replace(shapes, **change))
