@@ -16,6 +16,8 @@ $(VENV)/.installed: setup.cfg
 demo: install
 	$(BIN)/python train.py --config=configs/demo.py --workdir=runs/demo
 	$(BIN)/python eval.py --workdir=runs/demo
+	$(BIN)/segjax predict runs/demo runs/demo/images/000800/*.image.jpg --overlay \
+		--out runs/demo/predictions
 
 test: install
 	$(BIN)/ruff check .
