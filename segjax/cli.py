@@ -126,12 +126,10 @@ def plan(arguments: argparse.Namespace) -> None:
     config = flags.read(arguments.config, arguments.changes)
     config_lib.check(config)
     crops = [_size(text) for text in arguments.crop]
-    if not crops and min(config.augment.crop):
-        crops = [config.augment.crop]
-    elif not crops:
-        prepared = runs.prepare(config)
+    if not crops:
+        known = [s for s in (config.augment.crop, config.data.canvas) if min(s)]
         splits = (config.data.train_split, config.data.val_split)
-        crops = [config.data.canvas if min(config.data.canvas) else prepared.canvas(*splits)]
+        crops = known[:1] or [runs.prepare(config).canvas(*splits)]
     own = max(config.train.batch_size // jax.device_count(), 1)
     batches = arguments.batch or sorted({max(own // 2, 1), own, 2 * own})
     memory = None if arguments.memory is None else round(arguments.memory * plan_lib.GB)

@@ -50,6 +50,10 @@ def read(path: str, changes: Sequence[str] = ()) -> Config:
 def _parse(
     values: flags.FlagValues, argv: list[str], load: Callable[[], Config] | None
 ) -> list[str]:
+    path = value_of(argv, "config")
+    if path is not None and not pathlib.Path(path).is_file():
+        known = ", ".join(sorted(map(str, pathlib.Path("configs").glob("*.py"))))
+        raise ValueError(f"--config is {path}: no such file; give one of {known or 'configs/'}")
     try:
         return values(argv)
     except (KeyError, AttributeError, TypeError, IndexError, OSError) as error:
@@ -68,9 +72,8 @@ def value_of(argv: list[str], name: str) -> str | None:
 
 def _of_file(argv: list[str]) -> Config:
     path = value_of(argv, "config")
-    if not path or not pathlib.Path(path).is_file():
-        known = ", ".join(sorted(map(str, pathlib.Path("configs").glob("*.py"))))
-        raise ValueError(f"--config is {path}: no such file; give one of {known}")
+    if path is None:
+        raise ValueError("--config is missing; give a file of configs/")
     return runpy.run_path(path)["get_config"]()
 
 
