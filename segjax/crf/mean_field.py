@@ -1,0 +1,420 @@
+"""Mean-field inference in a fully connected CRF.
+
+Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials",
+2011, Algorithm 1:
+
+    Q_i(l) = softmax(-u_i(l))
+    repeat
+        message passing    m_k(i, l) = sum_j k(f_i, f_j) Q_j(l), normalised
+        compatibility      e_i(l) = sum_k sum_l' mu_k(l, l') m_k(i, l')
+        local update       Q_i(l) = exp(-u_i(l) - e_i(l))
+        normalise          Q_i
+
+The sum over j includes i, as in the authors' programs.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from segjax.crf import checks, exact, lattice, nystrom, spatial
+from segjax.crf.boundary import runtime_true
+from segjax.crf.kernels import Features, Kernel, Spatial, extent, features
+
+NORMALIZATIONS = ("symmetric", "after", "before", "none")
+FILTERS = ("lattice", "exact", "nystrom")
+SPATIAL_FILTERS = ("lattice", "separable")
+EMPTY = np.float32(-1e30)  # logit of a class that only fills a row
+
+
+class Operator(NamedTuple):
+    """after * K(before * values): what one kernel does to values [N, C]."""
+
+    tables: Any
+    before: Array | None  # float32 [N]; None: already in the tables
+    after: Array | None
+    alive: Array  # bool []
+
+
+def _apply_lattice(op: Operator, values: Array, transpose: bool) -> Array:
+    forward, backward = op.tables
+    if transpose:
+        return lattice.apply(backward, values, op.alive, reverse=True)
+    return lattice.apply(forward, values, op.alive)
+
+
+def _apply_symmetric(function: Callable, op: Operator, values: Array, transpose: bool) -> Array:
+    before, after = (op.after, op.before) if transpose else (op.before, op.after)
+    return after[:, None] * function(op.tables, before[:, None] * values, op.alive)
+
+
+_apply_exact = functools.partial(_apply_symmetric, lambda f, v, _: exact.apply(f, v))
+_apply_nystrom = functools.partial(_apply_symmetric, lambda t, v, _: nystrom.apply(t, v))
+
+
+@functools.lru_cache(maxsize=64)
+def _apply_separable(shape: tuple[int, int], sigma: float) -> Callable:
+    def convolve(_: None, values: Array, alive: Array) -> Array:
+        return spatial.separable(values, shape, sigma, alive)
+
+    return functools.partial(_apply_symmetric, convolve)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def message_passing(apply: Callable, operator: Operator, q: Array) -> Array:
+    """Filters the marginals [N, C]. Its gradient filters the cotangent with the transpose.
+
+    The operator depends on the image alone and has no gradient.
+    """
+    return apply(operator, q, False)
+
+
+def _message_passing_fwd(apply: Callable, operator: Operator, q: Array) -> tuple[Array, Operator]:
+    return apply(operator, q, False), operator
+
+
+def _message_passing_bwd(apply: Callable, operator: Operator, cotangent: Array) -> tuple:
+    return None, apply(operator, cotangent, True)
+
+
+message_passing.defvjp(_message_passing_fwd, _message_passing_bwd)
+
+
+def _norms(sums: Array, normalization: str) -> tuple[Array, Array]:
+    """The factors before and after the filter, from the kernel summed over all pixels [N]."""
+    ones = jnp.ones_like(sums)
+    tiny = np.float32(1e-20)
+    if normalization == "symmetric":
+        return (lax.rsqrt(sums + tiny),) * 2
+    if normalization == "after":
+        return ones, 1 / (sums + tiny)
+    if normalization == "before":
+        return 1 / (sums + tiny), ones
+    return ones, ones
+
+
+def _lattice_operator(
+    tables: lattice.Lattice, sums: Array, normalization: str, alive: Array
+) -> Operator:
+    before, after = _norms(sums, normalization)
+    forward = lattice.scale(tables, before, after)
+    backward = forward if before is after else lattice.scale(tables, after, before)
+    return Operator((forward, backward), None, None, alive)
+
+
+@functools.lru_cache(maxsize=16)
+def _planar(
+    height: int, width: int, sigma: float, normalization: str
+) -> tuple[lattice.Lattice, lattice.Lattice]:
+    """The scaled tables of a spatial kernel, and of its transpose, as numpy arrays."""
+    tables, sums = spatial.planar(height, width, sigma)
+    with jax.ensure_compile_time_eval():
+        operator = _lattice_operator(tables, jnp.asarray(sums), normalization, jnp.asarray(True))
+    forward, backward = operator.tables
+    forward = jax.tree.map(np.asarray, forward)
+    same = backward is operator.tables[0]
+    return forward, forward if same else jax.tree.map(np.asarray, backward)
+
+
+def _spatial_operator(
+    kernel: Spatial, shape: tuple[int, int], normalization: str, method: str, alive: Array
+) -> tuple[Callable, Operator]:
+    if method == "lattice":
+        tables = _planar(*shape, float(kernel.sigma), normalization)
+        return _apply_lattice, Operator(jax.tree.map(jnp.asarray, tables), None, None, alive)
+    sums = jnp.asarray(spatial.separable_sums(*shape, kernel.sigma))
+    norms = _norms(sums, normalization)
+    return _apply_separable(shape, float(kernel.sigma)), Operator(None, *norms, alive)
+
+
+def _compatibility(weight: Array, message: Array) -> Array:
+    """Minus the energy e of one kernel: Potts, one weight for each class, or a matrix [C, C]."""
+    if weight.ndim < 2:
+        return weight * message if weight.ndim == 0 else weight[None] * message
+    return -jnp.dot(message, weight.T, precision=lax.Precision.HIGHEST)
+
+
+def _row_width(num_classes: int) -> int:
+    """Classes in a row of values: rows that are multiples of eight numbers are read as vectors."""
+    if num_classes <= 8:
+        return num_classes
+    return -(-num_classes // 8) * 8
+
+
+def _widen(weight: Array, width: int) -> Array:
+    weight = jnp.asarray(weight, jnp.float32)
+    return lax.pad(weight, np.float32(0), [(0, width - size, 0) for size in weight.shape])
+
+
+def _infer(
+    logits: Array,
+    weights: list[Array],
+    operators: list[tuple[Callable, Operator]],
+    num_iterations: int,
+) -> Array:
+    """Runs the iterations on logits [N, C]; returns the logits of the marginals."""
+
+    def iteration(current: Array, _: None) -> tuple[Array, None]:
+        q = jax.nn.softmax(current, -1)
+        updated = logits
+        for weight, (apply, operator) in zip(weights, operators):
+            updated = updated + _compatibility(weight, message_passing(apply, operator, q))
+        return updated, None
+
+    return lax.scan(iteration, logits, length=num_iterations)[0]
+
+
+def buckets(points: int, dimension: int) -> tuple[int, ...]:
+    """Capacities that `plan` chooses from, in vertices; the last one is always enough."""
+    shares = (0.125, 0.1875, 0.25, 0.375, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0)
+    largest = dimension + 1
+    return (*(math.ceil(s * points) for s in shares if s < largest), largest * points)
+
+
+def _ladder(points: int, dimension: int) -> tuple[int, ...]:
+    """Capacities that one program holds where none is given."""
+    return (*(math.ceil(s * points) for s in (0.2, 1.0, 2.0)), (dimension + 1) * points)
+
+
+def _corners(kernels: tuple[Kernel, ...], image: Array) -> list[tuple[lattice.Corners, tuple]]:
+    found = []
+    for kernel in kernels:
+        if not isinstance(kernel, Spatial):
+            box = extent(kernel, *image.shape[:2])
+            found.append((lattice.sort_corners(features(kernel, image), box), box))
+    return found
+
+
+def _refine(
+    logits: Array,
+    image: Array,
+    kernels: tuple[Kernel, ...],
+    num_iterations: int,
+    normalization: str,
+    method: str,
+    spatial_method: str,
+    capacity: tuple[int, ...],
+) -> tuple[Array, Array]:
+    """One image: logits [H, W, C] and, int32 [], the largest number of vertices of a lattice."""
+    height, width, classes = logits.shape
+    if num_iterations == 0:
+        return logits, jnp.int32(0)
+    alive = runtime_true(logits)
+    wide = _row_width(classes)
+    flat = logits.reshape(-1, classes)
+    flat = jnp.pad(flat, ((0, 0), (0, wide - classes)), constant_values=EMPTY)
+    weights = [_widen(kernel.weight, wide) for kernel in kernels]
+    corners = _corners(kernels, image) if method == "lattice" else []
+    count = functools.reduce(jnp.maximum, (c.count for c, _ in corners), jnp.int32(0))
+
+    def run(capacity: int) -> Array:
+        remaining = iter(corners)
+        operators = []
+        for kernel in kernels:
+            if isinstance(kernel, Spatial):
+                shape = (height, width)
+                operators.append(
+                    _spatial_operator(kernel, shape, normalization, spatial_method, alive)
+                )
+            elif method == "lattice":
+                found, box = next(remaining)
+                tables = lattice.build(found, box, capacity=capacity)
+                sums = lattice.kernel_sums(tables, alive)
+                operator = _lattice_operator(tables, sums, normalization, alive)
+                operators.append((_apply_lattice, operator))
+            else:
+                points = jnp.stack(features(kernel, image), 1)
+                apply = _apply_exact if method == "exact" else _apply_nystrom
+                tables = points if method == "exact" else nystrom.build(points)
+                ones = jnp.ones((points.shape[0], 1), jnp.float32)
+                one = jnp.ones(points.shape[0], jnp.float32)
+                sums = apply(Operator(tables, one, one, alive), ones, False)[:, 0]
+                norms = _norms(jnp.maximum(sums, np.float32(0)), normalization)
+                operators.append((apply, Operator(tables, *norms, alive)))
+        return _infer(flat, weights, operators, num_iterations)
+
+    if not corners:
+        refined = run(0)
+    else:
+        branch = sum((count > c).astype(jnp.int32) for c in capacity[:-1])
+        branches = [functools.partial(run, c) for c in capacity]
+        refined = lax.switch(branch, branches) if len(capacity) > 1 else run(capacity[0])
+        # An overflow must not be missed: the tables would mix unrelated pixels.
+        refined = jnp.where(count <= capacity[-1], refined, np.float32(np.nan))
+    return refined[:, :classes].reshape(logits.shape), count
+
+
+OPTIONS = ("num_iterations", "normalization", "method", "spatial_method", "capacity")
+
+
+@functools.partial(jax.jit, static_argnames=OPTIONS)
+def _refine_batch(
+    logits: Array, image: Array, kernels: tuple[Kernel, ...], **options: Any
+) -> tuple[Array, Array]:
+    """Refines logits [B, H, W, C]; returns the number of vertices of each image too, int32 [B].
+
+    On the CPU images follow one another: a batched gather is not a fast one there. So they do where
+    the program holds several capacities, because a batched switch would compute all of them.
+    """
+    image = lax.stop_gradient(image)
+    values = [k.values for k in kernels if isinstance(k, Features)]
+    values = lax.stop_gradient(values)
+
+    def one(inputs: tuple) -> tuple[Array, Array]:
+        logits, image, values = inputs
+        values = iter(values)
+        own = tuple(
+            dataclasses.replace(k, values=next(values)) if isinstance(k, Features) else k
+            for k in kernels
+        )
+        return _refine(logits, image, own, **options)
+
+    inputs = (logits.astype(jnp.float32), image, values)
+    if logits.shape[0] == 1:
+        refined, count = one(jax.tree.map(lambda x: x[0], inputs))
+        return refined[None], count[None]
+    one_by_one = functools.partial(lax.map, one)
+    together = jax.vmap(one) if len(options["capacity"]) == 1 else one_by_one
+
+    def dispatch(cpu: Callable, default: Callable) -> tuple[Array, Array]:
+        return lax.platform_dependent(inputs, cpu=cpu, default=default)
+
+    return dispatch(one_by_one, together)
+
+
+def _add_batch(
+    logits: Array, image: Array, kernels: tuple[Kernel, ...]
+) -> tuple[Array, Array, tuple[Kernel, ...]]:
+    def add(kernel: Kernel) -> Kernel:
+        if isinstance(kernel, Features):
+            return dataclasses.replace(kernel, values=kernel.values[None])
+        return kernel
+
+    return logits[None], image[None], tuple(map(add, kernels))
+
+
+def refine_logits(
+    logits: Array,
+    image: Array,
+    kernels: tuple[Kernel, ...],
+    *,
+    num_iterations: int = 10,
+    normalization: str = "symmetric",
+    filter: str = "lattice",
+    spatial_filter: str | None = None,
+    capacity: int | None = None,
+) -> Array:
+    """Runs mean-field inference; returns logits whose softmax are the marginals.
+
+    These are what a loss takes when network and CRF are trained together; see `mean_field` for
+    arguments, errors and the choice of a capacity.
+    """
+    checks.shapes(logits, image, kernels)
+    checks.choice("normalization", normalization, NORMALIZATIONS)
+    checks.choice("filter", filter, FILTERS)
+    if spatial_filter is None:
+        spatial_filter = "lattice" if filter == "lattice" else "separable"
+    checks.choice("spatial_filter", spatial_filter, SPATIAL_FILTERS)
+    if num_iterations < 0:
+        raise ValueError(f"num_iterations is {num_iterations}; it is 0 or more")
+    height, width = logits.shape[-3:-1]
+    if filter == "lattice":
+        checks.keys_fit(kernels, height, width)
+    if capacity is not None and capacity < 1:
+        raise ValueError(f"capacity is {capacity}; it is a number of vertices, see segjax.crf.plan")
+    if capacity is None:
+        capacities = _ladder(height * width, _dimension(kernels, height, width))
+    else:
+        capacities = (int(capacity),)
+    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((logits, image, kernels)))
+    if not traced:
+        checks.values(logits, image)
+    batched = logits.ndim == 4
+    if not batched:
+        logits, image, kernels = _add_batch(logits, image, kernels)
+    refined, count = _refine_batch(
+        logits,
+        image,
+        tuple(kernels),
+        num_iterations=num_iterations,
+        normalization=normalization,
+        method=filter,
+        spatial_method=spatial_filter,
+        capacity=capacities,
+    )
+    if not traced and int(count.max()) > capacities[-1]:
+        raise ValueError(
+            f"the image needs {int(count.max())} lattice vertices and capacity is {capacity}: pass"
+            " capacity=segjax.crf.plan(image, kernels), or leave it out"
+        )
+    return refined if batched else refined[0]
+
+
+def mean_field(logits: Array, image: Array, kernels: tuple[Kernel, ...], **options: Any) -> Array:
+    """Refines the scores of a network with a fully connected CRF.
+
+    Args:
+      logits: floating point [H, W, C] or [B, H, W, C], the scores at the size of the image; minus
+        the unary energies. What is added to all classes of a pixel has no effect. -inf excludes a
+        class.
+      image: uint8 [..., H, W, 3], or floating point in 0..255; RGB, not normalised.
+      kernels: the kernels and their weights; see `PRESETS`. Weights may be traced and learnt.
+      num_iterations: the papers use 10; 0 returns the softmax of the logits.
+      normalization: how each kernel is normalised by its sum over all pixels: "symmetric" divides
+        by the root before and after filtering (pydensecrf's default), "after" as the DeepLab
+        authors' program does, "before", or "none".
+      filter: how messages are passed for colours and features. "lattice" is the permutohedral
+        lattice of the original program; "exact" sums over all pairs of pixels, O(N^2); "nystrom" is
+        made of matrix products only, for TPUs.
+      spatial_filter: how messages are passed for `Spatial` kernels: "lattice" as in the original
+        program (the default of the lattice), or "separable", exact (the default of the others).
+      capacity: vertices that the lattice provides for. A number from `plan` makes the smallest and
+        fastest program; where it is too small, the result is NaN under jit and an error outside.
+        None makes a program that holds several capacities, chooses while it runs, and never fails;
+        under vmap it computes all of them, so give a number there.
+
+    Returns:
+      The marginals Q, float32 of the shape of the logits. Gradients reach logits and weights; the
+      image, features and standard deviations have none.
+
+    Raises:
+      ValueError: shapes or dtypes do not fit; a standard deviation is not positive; and, outside a
+        compiled program, logits hold NaN, the image is not in 0..255, or capacity is too small.
+    """
+    return jax.nn.softmax(refine_logits(logits, image, kernels, **options), -1)
+
+
+def _dimension(kernels: tuple[Kernel, ...], height: int, width: int) -> int:
+    boxes = (extent(k, height, width) for k in kernels if not isinstance(k, Spatial))
+    return max(map(len, boxes), default=0)
+
+
+@jax.jit
+def _count(image: Array, kernels: tuple[Kernel, ...]) -> Array:
+    corners = _corners(kernels, image)
+    return functools.reduce(jnp.maximum, (c.count for c, _ in corners), jnp.int32(1))
+
+
+def plan(image: Array, kernels: tuple[Kernel, ...]) -> int:
+    """Counts the lattice vertices of an image; returns the capacity to pass to `mean_field`.
+
+    Capacities come from a short list, so that images of one size share few programs. Runs on the
+    host, outside a compiled program; for many images, plan for a typical one and leave a margin.
+
+    Args:
+      image: [H, W, 3], 0..255.
+      kernels: as for `mean_field`; their weights do not matter.
+    """
+    height, width = image.shape[:2]
+    checks.keys_fit(kernels, height, width)
+    dimension = _dimension(kernels, height, width)
+    points = height * width
+    count = int(_count(image, tuple(kernels)))
+    return next(c for c in buckets(points, dimension) if c >= min(count, (dimension + 1) * points))
