@@ -32,13 +32,13 @@ def batch_norm(
         use_running_average=norm.frozen or not train,
         momentum=norm.decay,
         epsilon=norm.epsilon,
-        dtype=jnp.dtype(dtype),
+        dtype=jnp.float32,
         bias_init=nn.initializers.constant(shift),
         axis_name=None if norm.frozen else norm.axis_name,
         name=name,
     )
-    # Flax subtracts the float32 mean from the input as it is: strict promotion wants one type.
-    return lambda x: layer(x.astype(jnp.float32))
+    # Flax mixes types on its way to `dtype`, which strict promotion forbids: it sees float32 alone.
+    return lambda x: layer(x.astype(jnp.float32)).astype(dtype)
 
 
 class MaxUnpool(nn.Module):

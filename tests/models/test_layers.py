@@ -1,0 +1,88 @@
+"""Parts that several networks share."""
+
+import doctest
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax import ops
+from segjax.models import MaxUnpool, Norm, layers
+
+
+def run_batch_norm(norm, x, train, dtype="float32", shift=0.0, variables=None):
+    """Applies one BatchNorm layer as a network would; returns the output and its variables."""
+
+    class Net(layers.nn.Module):
+        @layers.nn.compact
+        def __call__(self, x):
+            return layers.batch_norm(norm, train, dtype, "bn1", shift)(x)
+
+    if variables is None:
+        variables = Net().init(jax.random.key(0), x)
+    y, changed = Net().apply(variables, x, mutable=["batch_stats"])
+    return y, variables, changed.get("batch_stats")
+
+
+def test_batch_norm_normalises_and_averages():
+    x = np.random.default_rng(0).normal(3, 2, (4, 5, 6, 2)).astype("f")
+    norm = Norm(decay=0.75, epsilon=0.5)
+    y, variables, changed = run_batch_norm(norm, x, train=True, shift=0.25)
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + 0.5) + 0.25, atol=1e-5)
+    np.testing.assert_array_equal(variables["batch_stats"]["bn1"]["mean"], 0)
+    np.testing.assert_allclose(changed["bn1"]["mean"], 0.25 * mean, rtol=1e-5)
+    np.testing.assert_allclose(changed["bn1"]["var"], 0.75 + 0.25 * variance, rtol=1e-4)
+
+
+@pytest.mark.parametrize("norm", [Norm(frozen=True), Norm()], ids=["frozen", "evaluation"])
+def test_batch_norm_by_running_statistics(norm):
+    x = np.random.default_rng(0).normal(size=(4, 5, 6, 2)).astype("f")
+    stats = {"bn1": {"mean": jnp.array([1.0, 2.0]), "var": jnp.array([3.0, 4.0])}}
+    params = {"bn1": {"scale": jnp.array([5.0, 6.0]), "bias": jnp.array([7.0, 8.0])}}
+    variables = {"params": params, "batch_stats": stats}
+    y, _, changed = run_batch_norm(norm, x, train=norm.frozen, variables=variables)
+    expected = (x - np.array([1, 2])) / np.sqrt(np.array([3, 4]) + 1e-5) * [5, 6] + [7, 8]
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    assert not changed or jax.tree.all(jax.tree.map(np.array_equal, changed, stats))
+
+
+def test_batch_norm_in_bfloat16_keeps_float32_statistics():
+    x = (3 + jax.random.normal(jax.random.key(0), (4, 5, 6, 2))).astype(jnp.bfloat16)
+    y, variables, changed = run_batch_norm(Norm(), x, train=True, dtype="bfloat16")
+    assert y.dtype == jnp.bfloat16
+    assert {v.dtype for v in jax.tree.leaves((variables, changed))} == {jnp.dtype("float32")}
+
+
+def test_batch_norm_over_a_mapped_axis_sees_the_whole_batch():
+    x = jax.random.normal(jax.random.key(0), (8, 3, 3, 2))
+    whole, variables, changed = run_batch_norm(Norm(), x, train=True)
+    run = functools.partial(
+        run_batch_norm, Norm(axis_name="batch"), train=True, variables=variables
+    )
+    parts, stats = jax.vmap(lambda x: run(x)[::2], axis_name="batch")(x.reshape(4, 2, 3, 3, 2))
+    np.testing.assert_allclose(parts.reshape(whole.shape), whole, atol=1e-5)
+    for part, everyone in zip(jax.tree.leaves(stats), jax.tree.leaves(changed)):
+        np.testing.assert_allclose(part, np.broadcast_to(everyone, part.shape), rtol=1e-5)
+
+
+def test_example_of_max_unpool():
+    examples = doctest.DocTestFinder().find(MaxUnpool, globs=vars(layers))
+    runner = doctest.DocTestRunner()
+    for example in examples:
+        runner.run(example)
+    assert runner.failures == 0
+    assert runner.tries == 3
+
+
+@pytest.mark.parametrize(("window", "stride", "padding"), [(2, None, 0), (3, 2, 1), (3, 3, 1)])
+def test_max_unpool_is_the_function(window, stride, padding):
+    x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
+    geometry = {"window": window, "stride": stride, "padding": padding}
+    values, indices = ops.max_pool_with_argmax(x, **geometry)
+    layer = MaxUnpool(**geometry)
+    assert layer.init(jax.random.key(0), values, indices, (7, 6)) == {}
+    y = layer.apply({}, values, indices, (7, 6))
+    np.testing.assert_array_equal(y, ops.max_unpool(values, indices, (7, 6)))
