@@ -20,6 +20,10 @@ def conv_same(x: jax.Array, kernel: jax.Array, *, rate: int) -> jax.Array:
     Returns:
       float [B, H, W, F]; the border is padded with `rate * (k - 1) / 2` zeros.
     """
+    if kernel.shape[:2] == (1, 1):
+        # The same as a matrix product: on CPU XLA is two to four times as fast at that.
+        y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+        return y.reshape(*x.shape[:-1], -1)
     pad = [(rate * (k - 1) // 2,) * 2 for k in kernel.shape[:2]]
     return lax.conv_general_dilated(
         x,
@@ -37,7 +41,7 @@ def conv_by_batch(x: jax.Array, kernel: jax.Array, *, rate: int) -> jax.Array:
     Pixels that a dilated kernel meets together lie `rate` apart: sorting them into `rate**2`
     images of 1/rate the size, stacked along the batch, makes the kernel dense.
     """
-    if rate == 1:
+    if rate == 1 or kernel.shape[:2] == (1, 1):
         return conv_same(x, kernel, rate=1)
     batch, height, width, channels = x.shape
     pad = [rate * (k - 1) // 2 for k in kernel.shape[:2]]

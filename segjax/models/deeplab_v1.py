@@ -37,13 +37,7 @@ def fc6_fc7(
         name=f"fc6{suffix}",
     )
     x = nn.Dropout(0.5, deterministic=not train)(nn.relu(fc6(x)))
-    fc7 = nn.Conv(
-        width,
-        (1, 1),
-        dtype=dtype,
-        kernel_init=nn.initializers.he_normal(),
-        name=f"fc7{suffix}",
-    )
+    fc7 = AtrousConv(width, (1, 1), use_bias=True, dtype=dtype, name=f"fc7{suffix}")
     return nn.Dropout(0.5, deterministic=not train)(nn.relu(fc7(x)))
 
 
@@ -61,7 +55,6 @@ class MultiScaleBranch(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        init = nn.initializers.he_normal()
         conv1 = nn.Conv(
             self.features,
             (3, 3),
@@ -72,10 +65,10 @@ class MultiScaleBranch(nn.Module):
                 for g, n in zip(self.grid, x.shape[1:3], strict=True)
             ],
             dtype=self.dtype,
-            kernel_init=init,
+            kernel_init=nn.initializers.he_normal(),
             name="conv1",
         )
-        conv2 = nn.Conv(self.features, (1, 1), dtype=self.dtype, kernel_init=init, name="conv2")
+        conv2 = AtrousConv(self.features, (1, 1), use_bias=True, dtype=self.dtype, name="conv2")
         x = nn.Dropout(0.5, deterministic=not train)(nn.relu(conv1(x)))
         return nn.Dropout(0.5, deterministic=not train)(nn.relu(conv2(x)))
 
@@ -122,9 +115,10 @@ class DeepLabV1(nn.Module):
             if end in self.msc:
                 branch = MultiScaleBranch(x.shape[1:3], stride, dtype=self.dtype, name=f"msc{i}")
                 x = jnp.concatenate([x, branch(ends[end], train)], axis=-1)
-        fc8 = nn.Conv(
+        fc8 = AtrousConv(
             self.num_classes,
             (1, 1),
+            use_bias=True,
             dtype=self.dtype,
             kernel_init=nn.initializers.normal(0.01),
             name="fc8",

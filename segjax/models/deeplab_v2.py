@@ -120,9 +120,10 @@ class DeepLabV2VGG(nn.Module):
         scores = []
         for i, rate in enumerate(self.rates, start=1):
             x = fc6_fc7(features, self.width, 3, rate, train, self.dtype, suffix=f"_{i}")
-            fc8 = nn.Conv(
+            fc8 = AtrousConv(
                 self.num_classes,
                 (1, 1),
+                use_bias=True,
                 dtype=self.dtype,
                 kernel_init=nn.initializers.normal(0.01),
                 name=f"fc8_{i}",

@@ -65,11 +65,12 @@ class ASPP(nn.Module):
         return branch(jnp.concatenate(branches, axis=-1), "_project")
 
 
-def classifier(num_classes: int, dtype: str) -> nn.Conv:
+def classifier(num_classes: int, dtype: str) -> AtrousConv:
     """Returns the 1x1 convolution `logits`."""
-    return nn.Conv(
+    return AtrousConv(
         num_classes,
         (1, 1),
+        use_bias=True,
         dtype=dtype,
         kernel_init=nn.initializers.truncated_normal(0.01),
         name="logits",

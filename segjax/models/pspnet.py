@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax import ops
+from segjax.models.atrous import AtrousConv
 from segjax.models.layers import Norm, batch_norm
 from segjax.models.resnet import ResNet, conv
 
@@ -74,7 +75,9 @@ class FCNHead(nn.Module):
         x = conv(self.features, 3, self.dtype, "conv")(x)
         x = nn.relu(batch_norm(self.norm, train, self.dtype, "bn")(x))
         x = nn.Dropout(self.dropout, self.dropout_dims, deterministic=not train)(x)
-        logits = nn.Conv(self.num_classes, (1, 1), dtype=self.dtype, name="logits")
+        logits = AtrousConv(
+            self.num_classes, (1, 1), use_bias=True, dtype=self.dtype, name="logits"
+        )
         return logits(x).astype(jnp.float32)
 
 

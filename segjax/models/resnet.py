@@ -13,6 +13,7 @@ import functools
 import flax.linen as nn
 import jax
 
+from segjax.models.atrous import AtrousConv
 from segjax.models.layers import Norm, batch_norm
 from segjax.models.vgg import max_pool
 
@@ -76,8 +77,10 @@ def plan(
 
 def conv(
     features: int, size: int, dtype: str, name: str, *, stride: int = 1, rate: int = 1
-) -> nn.Conv:
+) -> nn.Module:
     """Returns a square convolution without bias, padded by `rate * (size - 1) / 2` on each side."""
+    if size == 1:
+        return AtrousConv(features, (1, 1), dtype=dtype, name=name)
     return nn.Conv(
         features,
         (size, size),
@@ -137,7 +140,7 @@ class Bottleneck(nn.Module):
         bn = functools.partial(batch_norm, self.norm, train, self.dtype)
         first, second = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
 
-        y = conv(self.features, 1, self.dtype, "conv1", stride=first)(x)
+        y = conv(self.features, 1, self.dtype, "conv1")(x[:, ::first, ::first])
         y = nn.relu(bn("bn1")(y))
         y = conv(self.features, 3, self.dtype, "conv2", stride=second, rate=self.rate)(y)
         y = nn.relu(bn("bn2")(y))
