@@ -43,6 +43,10 @@ EXAMPLES = {
   segjax report runs/a
   segjax report runs/a --evaluation test_040000
 """,
+    "export": """\
+  segjax export runs/a model.stablehlo
+  segjax export runs/deeplab model.stablehlo --size 513x513 --weights beside --platforms cuda
+""",
     "convert": """\
   segjax convert pspnet50_ade20k.pth weights/pspnet50_ade20k --dataset=ade20k
 """,
@@ -79,8 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def predict(arguments: argparse.Namespace) -> int:
     """Writes label maps of pictures; unreadable ones are reported at the end."""
     import segjax
-    from segjax import inputs, log, pictures, submission
+    from segjax import inputs, log, pictures, protocols, submission
 
+    protocols.find(arguments.protocol)
     jobs = _jobs(arguments.images)
     seg = segjax.load(arguments.run_folder, step=arguments.step)
     options: dict[str, Any] = {"protocol": arguments.protocol}
@@ -125,7 +130,7 @@ def plan(arguments: argparse.Namespace) -> None:
 
     config = flags.read(arguments.config, arguments.changes)
     config_lib.check(config)
-    crops = [_size(text) for text in arguments.crop]
+    crops = [_size("--crop", text) for text in arguments.crop]
     if not crops:
         known = [s for s in (config.augment.crop, config.data.canvas) if min(s)]
         splits = (config.data.train_split, config.data.val_split)
@@ -147,7 +152,7 @@ def check(arguments: argparse.Namespace) -> None:
     from segjax.data import datasets
 
     given = pathlib.Path(arguments.data).expanduser()
-    name = arguments.name or _layout(given)
+    name = arguments.name or layout(given)
     data = config_lib.Data(
         name=name,
         dir="" if name == arguments.data else str(given),
@@ -178,6 +183,23 @@ def report(arguments: argparse.Namespace) -> None:
 
     folder = pathlib.Path(arguments.run_folder).expanduser()
     print(report_lib.write(folder, arguments.evaluation))
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Writes a network as a program that JAX alone runs."""
+    from segjax import export as export_lib
+
+    files = export_lib.export(
+        arguments.run_folder,
+        pathlib.Path(arguments.file).expanduser(),
+        size=None if arguments.size is None else _size("--size", arguments.size),
+        protocol=arguments.protocol,
+        probs=arguments.probs,
+        weights=arguments.weights,
+        platforms=arguments.platforms,
+    )
+    for file in files:
+        print(f"{file}  {file.stat().st_size / 1e6:.1f} MB")
 
 
 def convert(arguments: argparse.Namespace) -> None:
@@ -219,9 +241,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     )
     command.add_argument("--out", default="predictions", help="folder [predictions]")
     command.add_argument("--crf", action="store_true", help="refine by the fully connected CRF")
-    command.add_argument(
-        "--protocol", default="whole", help="of a paper: whole, deeplab_v3, pspnet, ... [whole]"
-    )
+    _protocol_argument(command)
     command.add_argument(
         "--overlay", action="store_true", help="also write each picture under its classes' colours"
     )
@@ -271,6 +291,26 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         "--evaluation", metavar="NAME", help="of a file in RUN/eval, without .json [the newest]"
     )
 
+    command = add("export", export, "write a network as one StableHLO program for any size")
+    _run_argument(command, "or of converted weights")
+    command.add_argument("file", metavar="FILE", help="of the program: model.stablehlo")
+    command.add_argument("--size", metavar="HxW", help="pixels of the images [any]")
+    _protocol_argument(command)
+    command.add_argument("--probs", action="store_true", help="also return the probabilities")
+    command.add_argument(
+        "--weights",
+        default="inside",
+        choices=("inside", "beside"),
+        help="in the program, or in a .safetensors beside it [inside]",
+    )
+    command.add_argument(
+        "--platforms",
+        nargs="+",
+        default=("cpu", "cuda", "tpu"),
+        metavar="PLATFORM",
+        help="to run on [cpu cuda tpu]",
+    )
+
     add("convert", convert, "convert a published file of weights").add_argument("arguments")
     return parser, commands
 
@@ -279,7 +319,16 @@ def _run_argument(command: argparse.ArgumentParser, more: str = "") -> None:
     command.add_argument("run_folder", metavar="RUN", help=f"folder of a run of train.py {more}")
 
 
-def _layout(folder: pathlib.Path) -> str:
+def _protocol_argument(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--protocol",
+        default="whole",
+        metavar="P",
+        help="how a paper predicts: whole, deeplab_v2, deeplab_v3, pspnet, pspnet_ms, ... [whole]",
+    )
+
+
+def layout(folder: pathlib.Path) -> str:
     """Returns the name of the data set in a folder, told by its subfolders."""
     if folder.name == "shapes" and not folder.exists():
         return "shapes"
@@ -356,10 +405,10 @@ def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
         yield chunk
 
 
-def _size(text: str) -> tuple[int, int]:
+def _size(option: str, text: str) -> tuple[int, int]:
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdigit() and int(part) for part in parts):
-        raise ValueError(f"--crop {text} is no size; write height x width in pixels: 360x480")
+        raise ValueError(f"{option} {text} is no size; write height x width in pixels: 360x480")
     return int(parts[0]), int(parts[1])
 
 

@@ -38,10 +38,11 @@ def read(path: str, changes: Sequence[str] = ()) -> Config:
     Raises:
       ValueError: there is no such file, or no such field, or it has another type.
     """
+    argv = ["", f"--config={path}", *changes]
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=values)
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
-        _parse(values, ["", f"--config={path}", *changes], None)
+        _parse(values, argv, None)
     except flags.Error as error:
         raise ValueError(str(error)) from error
     return holder.value
