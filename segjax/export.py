@@ -133,7 +133,7 @@ def _program(
             image = jnp.pad(image - fill, border) + fill
         sizes = jnp.stack([jnp.array(height), jnp.array(width)])[None].astype(jnp.int32)
         labels, soft = predict.segment(
-            unflatten(arrays),
+            {"batch_stats": {}} | unflatten(arrays),  # which networks without BatchNorm have not
             image,
             jnp.broadcast_to(sizes, (batch, 2)),
             config=config,
