@@ -86,13 +86,22 @@ def eval_step(
         align_corners=config.loss.align_corners,
     )
     prediction = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return jax.lax.psum(confusions(label, prediction, config), AXIS), prediction
+
+
+def confusions(label: jax.Array, prediction: jax.Array, config: Config) -> dict[str, jax.Array]:
+    """Counts the pixels of label maps [B, H, W] by class, over all of them and in bands.
+
+    Returns:
+      int32 [C, C] by name: "all", and "trimap_<w>" by band width in pixels.
+    """
     count = functools.partial(
         metrics.confusion_matrix, prediction=prediction, num_classes=config.model.num_classes
     )
     counts = {"all": count(label)}
     for width in config.eval.trimap_widths:
         counts[f"trimap_{width}"] = count(metrics.trimap(label, width))
-    return jax.lax.psum(counts, AXIS), prediction
+    return counts
 
 
 def batch_stats_step(
