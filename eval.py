@@ -8,7 +8,6 @@ import pathlib
 import sys
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 import segjax.flags
 from segjax import checkpoint, log, runs
@@ -53,9 +52,7 @@ def parse(argv: list[str]) -> list[str]:
         config = runs.read_config(workdir) if workdir else None
     except ValueError as error:
         sys.exit(f"eval.py: {error}")
-    if config is not None:
-        config_flags.DEFINE_config_dataclass("config", config)
-    return segjax.flags.parse(argv, lambda: config)
+    return segjax.flags.parse(argv, config)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import difflib
 import pathlib
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -14,16 +14,15 @@ from ml_collections import config_flags
 from segjax.config import Config
 
 
-def parse(argv: list[str], load: Callable[[], Config] | None = None) -> list[str]:
+def parse(argv: list[str], config: Config | None = None) -> list[str]:
     """Parses the flags of a program; a mistake in `--config...` ends it with one clear line.
 
     Args:
       argv: of the program.
-      load: returns the configuration that `--config.field=value` changes; by default that of the
-        file named by `--config`.
+      config: what `--config.field=value` changes; by default that of the file in `--config`.
     """
     try:
-        return _parse(flags.FLAGS, argv, load)
+        return _parse(flags.FLAGS, argv, config)
     except (ValueError, flags.Error) as error:
         sys.exit(f"{pathlib.Path(argv[0]).name}: {error}\nSee --help.")
 
@@ -42,23 +41,25 @@ def read(path: str, changes: Sequence[str] = ()) -> Config:
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
-        _parse(values, argv, None)
+        _parse(values, argv)
     except flags.Error as error:
         raise ValueError(str(error)) from error
     return holder.value
 
 
-def _parse(
-    values: flags.FlagValues, argv: list[str], load: Callable[[], Config] | None
-) -> list[str]:
+def _parse(values: flags.FlagValues, argv: list[str], config: Config | None = None) -> list[str]:
     path = value_of(argv, "config")
     if path is not None and not pathlib.Path(path).is_file():
         known = ", ".join(sorted(map(str, pathlib.Path("configs").glob("*.py"))))
         raise ValueError(f"--config is {path}: no such file; give one of {known or 'configs/'}")
     try:
+        if config is not None:
+            config_flags.DEFINE_config_dataclass(
+                "config", config, flag_values=values, sys_argv=argv
+            )
         return values(argv)
     except (KeyError, AttributeError, TypeError, IndexError, OSError) as error:
-        raise ValueError(_explain(argv, load or (lambda: _of_file(argv))) or error) from error
+        raise ValueError(_explain(argv, config or _of_file(argv)) or error) from error
 
 
 def value_of(argv: list[str], name: str) -> str | None:
@@ -78,9 +79,8 @@ def _of_file(argv: list[str]) -> Config:
     return runpy.run_path(path)["get_config"]()
 
 
-def _explain(argv: list[str], load: Callable[[], Config]) -> str | None:
+def _explain(argv: list[str], config: Config) -> str | None:
     """Says which `--config.field` does not exist, and which do."""
-    config = load()
     for word in argv:
         if not word.startswith("--config."):
             continue

@@ -104,7 +104,7 @@ def class_weights(config: Config, prepared: datasets.Prepared) -> np.ndarray | N
 
 
 def initial_state(config: Config) -> tuple[state.TrainState, optax.GradientTransformation]:
-    """Returns the state of a run at step 0 and its optimiser."""
+    """Returns the state of a run at step 0, on the host, and its optimiser."""
     key = jax.random.fold_in(jax.random.key(config.train.seed), 2**32 - 1)  # beyond all steps
     crop = config.augment.crop if min(config.augment.crop) else (64, 64)
     variables = state.init_variables(config.model, key, crop)
@@ -112,7 +112,8 @@ def initial_state(config: Config) -> tuple[state.TrainState, optax.GradientTrans
         variables, report = _start_from(config.train.init_from, config, variables)
         log.console.print(f"{config.train.init_from}: {report}", highlight=False)
     tx = state.transformation(config, variables["params"])
-    return state.create(variables, tx), tx
+    # From the host it goes to all devices alike, without a copy left on the first one.
+    return jax.device_get(state.create(variables, tx)), tx
 
 
 def _start_from(

@@ -51,7 +51,7 @@ def train(workdir, cache, steps):
     ]
     outputs = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
-    return outputs
+    return [" ".join(output.split()) for output in outputs]
 
 
 def test_two_processes_train_evaluate_and_go_on(tmp_path):

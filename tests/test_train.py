@@ -48,7 +48,7 @@ def start(program, workdir, cache, *flags):
 def finish(process):
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    return output
+    return " ".join(output.split())
 
 
 def variables(workdir):
