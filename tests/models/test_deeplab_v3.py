@@ -56,8 +56,10 @@ def test_aspp_on_constant_input():
     value = np.random.default_rng(0).standard_normal(5).astype(np.float32)
     x = jnp.broadcast_to(value, (1, 9, 12, 5))
     aspp = ASPP(features=4, rates=rates)
-    params = aspp.init(jax.random.key(0), x)["params"]
-    y = aspp.apply({"params": params, "batch_stats": fresh_statistics(4, 5)}, x)
+    params = random_variables(aspp, x)["params"]
+    for name in fresh_statistics(4):
+        params[name] = {"scale": jnp.ones(4), "bias": jnp.zeros(4)}
+    y = jax.jit(aspp.apply)({"params": params, "batch_stats": fresh_statistics(4)}, x)
 
     def layer(name, x):
         return np.maximum(x @ params[name]["kernel"][0, 0] / np.sqrt(1 + 1e-5), 0)
@@ -79,9 +81,8 @@ def test_aspp_on_constant_input():
     np.testing.assert_allclose(y[0, 0, 6], expected(corner, inside), rtol=1e-4, atol=1e-5)
 
 
-def fresh_statistics(features, layers):
+def fresh_statistics(features):
     names = ["bn1", "bn2", "bn3", "bn_pool", "bn_project"]
-    assert len(names) == layers
     return {n: {"mean": jnp.zeros(features), "var": jnp.ones(features)} for n in names}
 
 
@@ -89,7 +90,7 @@ def test_image_level_features_are_the_mean_of_any_map():
     """With all other branches cut off, only the mean of the map is left, the same everywhere."""
     aspp = ASPP(features=4, rates=(1, 2, 3))
     apply = jax.jit(aspp.apply)
-    variables = aspp.init(jax.random.key(0), jnp.zeros((1, 4, 4, 6)))
+    variables = random_variables(aspp, jnp.zeros((1, 4, 4, 6)))
     kernel = variables["params"]["conv_project"]["kernel"]
     variables["params"]["conv_project"]["kernel"] = kernel.at[:, :, :16].set(0)
     x = jax.random.normal(jax.random.key(1), (2, 6, 7, 6)) + 1

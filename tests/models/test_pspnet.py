@@ -59,9 +59,14 @@ def test_bins_by_hand(pool, reduce, size):
     bins = (1, 2, 3, 6)
     x = np.random.default_rng(0).random((1, *size, 4)).astype(np.float32)
     ppm = PyramidPooling(bins, pool)
-    variables = ppm.init(jax.random.key(0), x)
+    shapes = jax.eval_shape(ppm.init, jax.random.key(0), x)
+    fresh = {"mean": 0.0, "var": 1.0, "scale": 1.0, "bias": 0.0, "kernel": 0.0}
+    variables = jax.tree.map_with_path(
+        lambda path, s: jnp.full(s.shape, fresh[path[-1].key]), shapes
+    )
     for i in range(4):
-        pick = jnp.zeros((1, 1, 4, 1)).at[0, 0, i, 0].set(np.sqrt(1 + 1e-5))
+        pick = np.zeros((1, 1, 4, 1), np.float32)
+        pick[0, 0, i, 0] = np.sqrt(1 + 1e-5)
         variables["params"][f"conv{i + 1}"]["kernel"] = pick
     y = jax.jit(ppm.apply)(variables, x)
     np.testing.assert_array_equal(y[..., :4], x)
