@@ -277,7 +277,8 @@ def adjust_hue(image: jax.Array, degrees: jax.Array | float) -> jax.Array:
     )
     channels = []
     for offset in (5, 3, 1):
-        k = (offset + sixths + degrees / 60) % 6
+        k = offset + sixths + degrees / 60
+        k = k - 6 * jnp.floor(k / 6)  # within 0..6; the remainder function is slow on CPUs
         channels.append(value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1))
     return jnp.stack(channels, axis=-1)
 

@@ -256,7 +256,7 @@ def test_check_says_what_is_there_and_what_to_write(tmp_path, capsys):
     for text in ("class 0", "class 1", "largest image 40x60", "--config.data.name=folder"):
         assert text in printed
     assert f"--config.data.dir={root}" in printed and "num_classes=2" in printed
-    assert '--config.augment.crop="(33, 57)"' in printed  # 8k + 1 pixels
+    assert '--config.augment.crop="(41, 65)"' in printed  # 8k + 1 pixels
 
 
 def test_check_changes_ids(tmp_path, capsys):

@@ -125,13 +125,12 @@ class Checked:
 
     @property
     def crop(self) -> tuple[int, int]:
-        """A crop, height and width, that fits into every training image, 8k + 1 pixels a side.
+        """A crop, height and width, to train with: the largest image, or 513 pixels a side.
 
-        At such sizes resizing by 8 with aligned corners meets pixels exactly.
+        Sides are 8k + 1 pixels, where resizing by 8 with aligned corners meets pixels exactly.
         """
-        summary = next(iter(self.summaries.values()))
-        sides = (summary.least_height, summary.least_width)
-        return tuple(max((min(side, 513) - 1) // 8 * 8 + 1, 1) for side in sides)
+        largest = self.canvas(next(iter(self.summaries)))
+        return tuple(min(-(-(side - 1) // 8) * 8 + 1, 513) for side in largest)
 
     def canvas(self, *splits: str) -> tuple[int, int]:
         """Returns the largest height and width of the images of some splits."""
@@ -155,7 +154,11 @@ class Checked:
             ]
             table.add_row(str(i), name, *shares, weight)
         height, width = self.canvas(*self.summaries)
-        table.caption = f"largest image {height}x{width}"
+        least = [
+            min(getattr(s, side) for s in self.summaries.values())
+            for side in ("least_height", "least_width")
+        ]
+        table.caption = f"largest image {height}x{width}, smallest {least[0]}x{least[1]}"
         if oriented := [name for s in self.summaries.values() for name in s.oriented]:
             table.caption += (
                 f"; {len(oriented)} EXIF orientations are ignored, that of {oriented[0]} first: "
@@ -282,11 +285,11 @@ def _write(builder: SegmentationBuilder, final: pathlib.Path) -> bool:
     if final.exists():
         return False
     final.parent.mkdir(parents=True, exist_ok=True)
-    with final.with_suffix(".lock").open("w") as lock:
+    with final.with_name(f"{final.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released by the system when a process is killed
         if final.exists():
             return False
-        unfinished = final.with_suffix(".tmp")
+        unfinished = final.with_name(f"{final.name}.tmp")
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
             folder = builder.write(unfinished)

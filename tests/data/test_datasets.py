@@ -98,6 +98,26 @@ def test_a_changed_file_or_option_is_prepared_again(own):
     assert datasets.prepare(own, show=False).dataset.classes == ("a", "b", "c")
 
 
+def test_a_moved_folder_is_not_prepared_again(own, tmp_path):
+    first = datasets.prepare(own, show=False)
+    moved = pathlib.Path(own.dir).rename(tmp_path / "elsewhere")
+    assert datasets.prepare(dataclasses.replace(own, dir=str(moved)), show=False) == first
+
+
+@pytest.mark.parametrize("split", ["val.v2", "val[:9]", "a/b", "all", ""])
+def test_a_split_name_that_tfds_would_parse_is_refused(own, split):
+    with pytest.raises(ValueError, match="a split cannot be called"):
+        datasets.prepare(dataclasses.replace(own, val_split=split))
+
+
+@pytest.mark.parametrize("split", ["my-val", "val_2"])
+def test_other_split_names(own, split):
+    write(raw(own, f"{split}.txt"), b"003\n004\n")
+    write(raw(own, "train.txt"), b"001\n")
+    data = dataclasses.replace(own, val_split=split)
+    assert [r["id"] for r in datasets.prepare(data, show=False).source(split)] == [b"003", b"004"]
+
+
 def test_only_the_table_is_printed_and_only_the_first_time(shapes, capfd):
     datasets.prepare(shapes)
     first = capfd.readouterr()
@@ -177,8 +197,9 @@ def test_masks_of_0_and_255(own):
         write(raw(own, f"masks/{i:03d}.png"), blocks(ids=(0, 255), seed=i))
     check_raises(
         own,
-        f"the masks of {own.dir}, split 'train', hold only {{0, 255}} and 255 is the ignore label, "
-        'so every object pixel would be ignored. Fix: --config.data.label_map="{0:0,255:1}"',
+        f"the masks of {own.dir}, split 'train', masks/000.png first, hold only {{0, 255}} and 255 "
+        "is the ignore label, so every object pixel would be ignored. Fix: "
+        '--config.data.label_map="{0:0,255:1}"',
     )
     mended = dataclasses.replace(own, label_map="{0:0,255:1}")
     assert datasets.prepare(mended, show=False).dataset.num_classes == 2
@@ -294,7 +315,7 @@ def test_check_suggests_and_writes_nothing(own):
     write(raw(own, "images/004.jpg"), jpeg(picture(40, 60)))
     write(raw(own, "masks/004.png"), blocks(40, 60))
     checked = datasets.check(own)
-    assert checked.crop == (17, 25)  # 8k + 1 within the smallest, 24 x 32
+    assert checked.crop == (41, 65)  # 8k + 1 around the largest, 40 x 60
     assert checked.canvas("train") == (40, 60)
     assert len(checked.class_weights) == checked.dataset.num_classes == 3
     assert not pathlib.Path(own.cache).exists()
@@ -308,6 +329,8 @@ def test_check_suggests_and_writes_nothing(own):
         ({"options": "hight=3"}, "options of 'shapes' are: train, val, height, width, seed"),
         ({"options": "3"}, "write name=value,name=value"),
         ({"options": "height="}, "write name=value,name=value"),
+        ({"options": "height=3"}, "option height=3 of 'shapes': a whole number from 16"),
+        ({"options": "train='a'"}, "option train='a' of 'shapes'"),
         ({"label_map": "0"}, "is not a map of ids"),
         ({"train_split": "all"}, "'shapes' has no split 'all'; it has train, val"),
     ],

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import pathlib
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
@@ -60,6 +61,11 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             raise ValueError(
                 f"'{self.name}' has no split {split!r}; it has {', '.join(self.SPLITS)}"
             )
+        if not re.fullmatch(r"[\w-]+", split) or split == "all":
+            raise ValueError(
+                f"a split cannot be called {split!r}: letters, digits, _ and - make its name, and "
+                "'all' is taken by tfds; rename the list or folder"
+            )
         self.root = pathlib.Path(root).expanduser()
         self.split = split
         self.ids = self.IDS
@@ -84,8 +90,8 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     def fingerprint(self) -> list:
         """Returns what changes when a file does: names, sizes and times."""
         files = [path for pair in self.pairs for path in (pair.image, pair.mask) if path.exists()]
-        stats = [(path, path.stat()) for path in files]
-        return [(str(path), s.st_size, s.st_mtime_ns) for path, s in stats]
+        stats = [(path.relative_to(self.root).as_posix(), path.stat()) for path in files]
+        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
     def examples(self) -> Iterator[Example]:
         """Yields the checked examples of the split."""
@@ -100,7 +106,8 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         for example in self.examples():
             self.summary.add(example)
             yield example
-        self.summary.finish(f"the masks of {self.root}, split '{self.split}',")
+        first = self.pairs[0].mask.relative_to(self.root).as_posix()
+        self.summary.finish(f"the masks of {self.root}, split '{self.split}', {first} first,")
 
     def write(self, folder: pathlib.Path) -> pathlib.Path:
         """Writes the split somewhere below `folder` and returns where."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from segjax.data import images
 from segjax.data.builders.base import SegmentationBuilder
-from segjax.data.examples import Example, make_example
+from segjax.data.examples import Example, Pair, make_example
 from segjax.data.labels import IGNORE
 
 CLASSES = ("sky", "ground", "ball", "box", "tent", "ring", "pole")
@@ -54,22 +54,28 @@ class Shapes(SegmentationBuilder):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        self.count = {"train": train, "val": val}.get(split, 0)
+        given = {"train": train, "val": val, "height": height, "width": width, "seed": seed}
+        for (name, value), least in zip(given.items(), (1, 1, 16, 16, 0)):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"option {name}={value!r} of 'shapes': a whole number from {least} is needed"
+                )
+        self.count = given.get(split, 0)
         self.height, self.width, self.seed = height, width, seed
         super().__init__(root, split, **kwargs)
 
-    def find_pairs(self) -> list:
-        return [None] * self.count
+    def find_pairs(self) -> list[Pair]:
+        names = [f"{self.split}_{index:04d}" for index in range(self.count)]
+        return [Pair(name, self.root / name, self.root / name) for name in names]
 
     def fingerprint(self) -> list:
-        return []
+        return []  # options and version decide everything
 
     def examples(self) -> Iterator[Example]:
-        for index in range(self.count):
+        for index, pair in enumerate(self.pairs):
             rng = np.random.default_rng((self.seed, self.SPLITS.index(self.split), index))
             image, label = scene(rng, self.height, self.width)
-            name = f"{self.split}_{index:04d}"
-            yield make_example(name, images.write_png(image), image, label)
+            yield make_example(pair.id, images.write_png(image), image, label)
 
 
 def scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
