@@ -87,6 +87,15 @@ def shapes(logits: Array, image: Array, kernels: tuple[Kernel, ...]) -> None:
         _weight(kernel, logits.shape[-1])
 
 
+def mask(mask: Array, logits: Array) -> None:
+    """Checks the form of a mask."""
+    if np.shape(mask) != logits.shape[:-1] or mask.dtype != bool:
+        raise ValueError(
+            f"mask is {mask.dtype} {list(np.shape(mask))}; for these logits it is bool"
+            f" {list(logits.shape[:-1])}, true where there is a pixel"
+        )
+
+
 def keys_fit(kernels: tuple[Kernel, ...], height: int, width: int) -> None:
     """Checks that the vertices of each lattice can be told apart by 31 bits."""
     for kernel in kernels:

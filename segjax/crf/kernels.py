@@ -72,19 +72,28 @@ def positions(height: int, width: int, sigma: float) -> tuple[np.ndarray, np.nda
     return np.tile(x, height), np.repeat(y, width)
 
 
-def features(kernel: Bilateral | Features, image: Array) -> tuple[Array, ...]:
+def features(
+    kernel: Bilateral | Features, image: Array, inside: Array | None = None
+) -> tuple[Array, ...]:
     """The point of each pixel: d float32 arrays [H W], in units of standard deviations.
 
     Args:
       kernel: the kernel.
       image: [H, W, 3], 0..255.
+      inside: float32 [H W], 1 for the pixels that exist; the others share the point of zeros, so
+        that they need few vertices of a lattice.
     """
+    exists = None if inside is None else inside > 0
     if isinstance(kernel, Features):
         values = kernel.values.reshape(-1, kernel.values.shape[-1]).astype(jnp.float32)
-        return tuple(v - jnp.min(v) for v in values.T)
-    height, width, _ = image.shape
-    channels = image.reshape(-1, 3).astype(jnp.float32).T / np.float32(kernel.sigma_rgb)
-    return (*map(jnp.asarray, positions(height, width, kernel.sigma_xy)), *channels)
+        found = tuple(v - jnp.min(v, where=exists, initial=jnp.inf) for v in values.T)
+    else:
+        height, width, _ = image.shape
+        channels = image.reshape(-1, 3).astype(jnp.float32).T / np.float32(kernel.sigma_rgb)
+        found = (*map(jnp.asarray, positions(height, width, kernel.sigma_xy)), *channels)
+    if exists is None:
+        return found
+    return tuple(jnp.where(exists, v, np.float32(0)) for v in found)
 
 
 def extent(kernel: Bilateral | Features, height: int, width: int) -> tuple[float, ...]:

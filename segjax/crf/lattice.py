@@ -450,8 +450,8 @@ def apply(lattice: Lattice, values: Array, alive: Array, *, reverse: bool = Fals
     return slice_(lattice, blur(lattice, splat(lattice, values), alive, reverse=reverse))
 
 
-def kernel_sums(lattice: Lattice, alive: Array) -> Array:
-    """Filters a one at every point: float32 [N]."""
-    n = lattice.corner.shape[1]
-    ones = jnp.ones(n, jnp.float32)
-    return apply(scale(lattice, ones, ones), jnp.ones((n, 1), jnp.float32), alive)[:, 0]
+def kernel_sums(lattice: Lattice, alive: Array, inside: Array | None = None) -> Array:
+    """Filters a one at every point, or `inside` float32 [N]: float32 [N]."""
+    ones = jnp.ones(lattice.corner.shape[1], jnp.float32)
+    values = (ones if inside is None else inside)[:, None]
+    return apply(scale(lattice, ones, ones), values, alive)[:, 0]

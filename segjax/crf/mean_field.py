@@ -87,8 +87,14 @@ def _message_passing_bwd(apply: Callable, operator: Operator, cotangent: Array) 
 message_passing.defvjp(_message_passing_fwd, _message_passing_bwd)
 
 
-def _norms(sums: Array, normalization: str) -> tuple[Array, Array]:
-    """The factors before and after the filter, from the kernel summed over all pixels [N]."""
+def _norms(sums: Array, normalization: str, inside: Array | None = None) -> tuple[Array, Array]:
+    """The factors before and after the filter, from the kernel summed over all pixels [N].
+
+    Pixels that do not exist, 0 in `inside`, neither send nor receive.
+    """
+    if inside is not None:
+        before, after = _norms(sums, normalization)
+        return (before * inside,) * 2 if before is after else (before * inside, after * inside)
     ones = jnp.ones_like(sums)
     tiny = np.float32(1e-20)
     if normalization == "symmetric":
@@ -101,9 +107,13 @@ def _norms(sums: Array, normalization: str) -> tuple[Array, Array]:
 
 
 def _lattice_operator(
-    tables: lattice.Lattice, sums: Array, normalization: str, alive: Array
+    tables: lattice.Lattice,
+    sums: Array,
+    normalization: str,
+    alive: Array,
+    inside: Array | None = None,
 ) -> Operator:
-    before, after = _norms(sums, normalization)
+    before, after = _norms(sums, normalization, inside)
     forward = lattice.scale(tables, before, after)
     backward = forward if before is after else lattice.scale(tables, after, before)
     return Operator((forward, backward), None, None, alive)
@@ -124,13 +134,25 @@ def _planar(
 
 
 def _spatial_operator(
-    kernel: Spatial, shape: tuple[int, int], normalization: str, method: str, alive: Array
+    kernel: Spatial,
+    shape: tuple[int, int],
+    normalization: str,
+    method: str,
+    alive: Array,
+    inside: Array | None,
 ) -> tuple[Callable, Operator]:
+    if method == "lattice" and inside is not None:
+        tables = jax.tree.map(jnp.asarray, spatial.planar(*shape, float(kernel.sigma))[0])
+        sums = lattice.kernel_sums(tables, alive, inside)
+        return _apply_lattice, _lattice_operator(tables, sums, normalization, alive, inside)
     if method == "lattice":
         tables = _planar(*shape, float(kernel.sigma), normalization)
         return _apply_lattice, Operator(jax.tree.map(jnp.asarray, tables), None, None, alive)
-    sums = jnp.asarray(spatial.separable_sums(*shape, kernel.sigma))
-    norms = _norms(sums, normalization)
+    if inside is None:
+        sums = jnp.asarray(spatial.separable_sums(*shape, kernel.sigma))
+    else:
+        sums = spatial.separable(inside[:, None], shape, kernel.sigma, alive)[:, 0]
+    norms = _norms(sums, normalization, inside)
     return _apply_separable(shape, float(kernel.sigma)), Operator(None, *norms, alive)
 
 
@@ -183,18 +205,21 @@ def _ladder(points: int, dimension: int) -> tuple[int, ...]:
     return (*(math.ceil(s * points) for s in (0.2, 1.0, 2.0)), (dimension + 1) * points)
 
 
-def _corners(kernels: tuple[Kernel, ...], image: Array) -> list[tuple[lattice.Corners, tuple]]:
+def _corners(
+    kernels: tuple[Kernel, ...], image: Array, inside: Array | None
+) -> list[tuple[lattice.Corners, tuple]]:
     found = []
     for kernel in kernels:
         if not isinstance(kernel, Spatial):
             box = extent(kernel, *image.shape[:2])
-            found.append((lattice.sort_corners(features(kernel, image), box), box))
+            found.append((lattice.sort_corners(features(kernel, image, inside), box), box))
     return found
 
 
 def _refine(
     logits: Array,
     image: Array,
+    mask: Array | None,
     kernels: tuple[Kernel, ...],
     num_iterations: int,
     normalization: str,
@@ -211,7 +236,8 @@ def _refine(
     flat = logits.reshape(-1, classes)
     flat = jnp.pad(flat, ((0, 0), (0, wide - classes)), constant_values=EMPTY)
     weights = [_widen(kernel.weight, wide) for kernel in kernels]
-    corners = _corners(kernels, image) if method == "lattice" else []
+    inside = None if mask is None else mask.reshape(-1).astype(jnp.float32)
+    corners = _corners(kernels, image, inside) if method == "lattice" else []
     count = functools.reduce(jnp.maximum, (c.count for c, _ in corners), jnp.int32(0))
 
     def run(capacity: int) -> Array:
@@ -221,22 +247,22 @@ def _refine(
             if isinstance(kernel, Spatial):
                 shape = (height, width)
                 operators.append(
-                    _spatial_operator(kernel, shape, normalization, spatial_method, alive)
+                    _spatial_operator(kernel, shape, normalization, spatial_method, alive, inside)
                 )
             elif method == "lattice":
                 found, box = next(remaining)
                 tables = lattice.build(found, box, capacity=capacity)
-                sums = lattice.kernel_sums(tables, alive)
-                operator = _lattice_operator(tables, sums, normalization, alive)
+                sums = lattice.kernel_sums(tables, alive, inside)
+                operator = _lattice_operator(tables, sums, normalization, alive, inside)
                 operators.append((_apply_lattice, operator))
             else:
-                points = jnp.stack(features(kernel, image), 1)
+                points = jnp.stack(features(kernel, image, inside), 1)
                 apply = _apply_exact if method == "exact" else _apply_nystrom
                 tables = points if method == "exact" else nystrom.build(points)
-                ones = jnp.ones((points.shape[0], 1), jnp.float32)
                 one = jnp.ones(points.shape[0], jnp.float32)
-                sums = apply(Operator(tables, one, one, alive), ones, False)[:, 0]
-                norms = _norms(jnp.maximum(sums, np.float32(0)), normalization)
+                values = (one if inside is None else inside)[:, None]
+                sums = apply(Operator(tables, one, one, alive), values, False)[:, 0]
+                norms = _norms(jnp.maximum(sums, np.float32(0)), normalization, inside)
                 operators.append((apply, Operator(tables, *norms, alive)))
         return _infer(flat, weights, operators, num_iterations)
 
@@ -256,7 +282,11 @@ OPTIONS = ("num_iterations", "normalization", "method", "spatial_method", "capac
 
 @functools.partial(jax.jit, static_argnames=OPTIONS)
 def _refine_batch(
-    logits: Array, image: Array, kernels: tuple[Kernel, ...], **options: Any
+    logits: Array,
+    image: Array,
+    mask: Array | None,
+    kernels: tuple[Kernel, ...],
+    **options: Any,
 ) -> tuple[Array, Array]:
     """Refines logits [B, H, W, C]; returns the number of vertices of each image too, int32 [B].
 
@@ -268,15 +298,15 @@ def _refine_batch(
     values = lax.stop_gradient(values)
 
     def one(inputs: tuple) -> tuple[Array, Array]:
-        logits, image, values = inputs
+        logits, image, mask, values = inputs
         values = iter(values)
         own = tuple(
             dataclasses.replace(k, values=next(values)) if isinstance(k, Features) else k
             for k in kernels
         )
-        return _refine(logits, image, own, **options)
+        return _refine(logits, image, mask, own, **options)
 
-    inputs = (logits.astype(jnp.float32), image, values)
+    inputs = (logits.astype(jnp.float32), image, mask, values)
     if logits.shape[0] == 1:
         refined, count = one(jax.tree.map(lambda x: x[0], inputs))
         return refined[None], count[None]
@@ -305,6 +335,7 @@ def refine_logits(
     image: Array,
     kernels: tuple[Kernel, ...],
     *,
+    mask: Array | None = None,
     num_iterations: int = 10,
     normalization: str = "symmetric",
     filter: str = "lattice",
@@ -317,6 +348,8 @@ def refine_logits(
     arguments, errors and the choice of a capacity.
     """
     checks.shapes(logits, image, kernels)
+    if mask is not None:
+        checks.mask(mask, logits)
     checks.choice("normalization", normalization, NORMALIZATIONS)
     checks.choice("filter", filter, FILTERS)
     if spatial_filter is None:
@@ -339,9 +372,11 @@ def refine_logits(
     batched = logits.ndim == 4
     if not batched:
         logits, image, kernels = _add_batch(logits, image, kernels)
+        mask = None if mask is None else mask[None]
     refined, count = _refine_batch(
         logits,
         image,
+        mask,
         tuple(kernels),
         num_iterations=num_iterations,
         normalization=normalization,
@@ -366,6 +401,10 @@ def mean_field(logits: Array, image: Array, kernels: tuple[Kernel, ...], **optio
         class.
       image: uint8 [..., H, W, 3], or floating point in 0..255; RGB, not normalised.
       kernels: the kernels and their weights; see `PRESETS`. Weights may be traced and learnt.
+      mask: bool [H, W] or [B, H, W], true where there is a pixel: what is padding neither sends nor
+        receives, and its result has no meaning. None where all are. Of the result without padding
+        only the spatial lattice differs, by a little and at the border to the padding: its values
+        are blurred through vertices that the smaller lattice does not have.
       num_iterations: the papers use 10; 0 returns the softmax of the logits.
       normalization: how each kernel is normalised by its sum over all pixels: "symmetric" divides
         by the root before and after filtering (pydensecrf's default), "after" as the DeepLab
@@ -397,12 +436,13 @@ def _dimension(kernels: tuple[Kernel, ...], height: int, width: int) -> int:
 
 
 @jax.jit
-def _count(image: Array, kernels: tuple[Kernel, ...]) -> Array:
-    corners = _corners(kernels, image)
+def _count(image: Array, mask: Array | None, kernels: tuple[Kernel, ...]) -> Array:
+    inside = None if mask is None else mask.reshape(-1).astype(jnp.float32)
+    corners = _corners(kernels, image, inside)
     return functools.reduce(jnp.maximum, (c.count for c, _ in corners), jnp.int32(1))
 
 
-def plan(image: Array, kernels: tuple[Kernel, ...]) -> int:
+def plan(image: Array, kernels: tuple[Kernel, ...], *, mask: Array | None = None) -> int:
     """Counts the lattice vertices of an image; returns the capacity to pass to `mean_field`.
 
     Capacities come from a short list, so that images of one size share few programs. Runs on the
@@ -411,10 +451,11 @@ def plan(image: Array, kernels: tuple[Kernel, ...]) -> int:
     Args:
       image: [H, W, 3], 0..255.
       kernels: as for `mean_field`; their weights do not matter.
+      mask: bool [H, W], as for `mean_field`.
     """
     height, width = image.shape[:2]
     checks.keys_fit(kernels, height, width)
     dimension = _dimension(kernels, height, width)
     points = height * width
-    count = int(_count(image, tuple(kernels)))
+    count = int(_count(image, mask, tuple(kernels)))
     return next(c for c in buckets(points, dimension) if c >= min(count, (dimension + 1) * points))

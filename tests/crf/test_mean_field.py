@@ -1,0 +1,279 @@
+"""Mean field: exact against numpy, and what must not change the result."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax import crf
+from tests.crf import reference
+
+KERNELS = (crf.Bilateral(6.0, 20.0, 3.0), crf.Spatial(2.0, 1.5))
+
+
+def weights(kind: str, classes: int) -> list:
+    rng = np.random.default_rng(3)
+    if kind == "potts":
+        return [3.0, 1.5]
+    if kind == "classes":
+        return list(rng.uniform(0.5, 3, (2, classes)).astype(np.float32))
+    return list(rng.normal(size=(2, classes, classes)).astype(np.float32))
+
+
+@pytest.mark.parametrize("size", [24, 32])
+@pytest.mark.parametrize("normalization", ["symmetric", "after", "before", "none"])
+def test_exact_equals_numpy(normalization, size):
+    logits, image = reference.random_problem(size, size, 5)
+    own = np.random.default_rng(4).normal(size=(size, size, 4)).astype(np.float32)
+    for kind in ("potts", "classes", "matrix"):
+        bilateral, spatial = weights(kind, 5)
+        scale = np.float32(1 if normalization != "none" else 0.01)
+        kernels = (
+            crf.Bilateral(6.0, 20.0, bilateral * scale),
+            crf.Spatial(2.0, spatial * scale),
+            crf.Features(own, extent=(10.0,) * 4, weight=bilateral * scale),
+        )
+        expected = reference.mean_field(logits, image, kernels, 5, normalization)
+        result = crf.mean_field(
+            logits, image, kernels, num_iterations=5, normalization=normalization, filter="exact"
+        )
+        np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalization", ["symmetric", "after", "before", "none"])
+def test_lattice_is_near_exact(normalization):
+    logits, image = reference.random_problem(32, 48, 4)
+    scale = 1 if normalization != "none" else 0.01
+    kernels = (crf.Bilateral(8.0, 30.0, 4 * scale), crf.Spatial(2.0, 2 * scale))
+    options = {"num_iterations": 5, "normalization": normalization}
+    lattice = crf.mean_field(logits, image, kernels, capacity=9000, **options)
+    exact = crf.mean_field(logits, image, kernels, filter="exact", **options)
+    assert float(jnp.abs(lattice - exact).mean()) < 0.02
+    assert float((lattice.argmax(-1) == exact.argmax(-1)).mean()) > 0.95
+
+
+def test_nystrom_is_near_exact_for_wide_kernels_and_keeps_pixels_apart_for_narrow_ones():
+    logits, image = reference.random_problem(32, 48, 4)
+    for sigma_rgb, near in ((40.0, 2e-3), (1.0, 2e-2)):
+        kernels = (crf.Bilateral(20.0, sigma_rgb, 4.0), crf.Spatial(2.0, 2.0))
+        low_rank = crf.mean_field(logits, image, kernels, filter="nystrom")
+        exact = crf.mean_field(logits, image, kernels, filter="exact")
+        assert float(jnp.abs(low_rank - exact).mean()) < near
+
+
+def test_separable_and_planar_spatial_kernels_agree():
+    logits, image = reference.random_problem(40, 30, 3)
+    kernels = (crf.Spatial(3.0, 2.0), crf.Spatial(20.0, 1.0))
+    planar = crf.mean_field(logits, image, kernels)
+    separable = crf.mean_field(logits, image, kernels, spatial_filter="separable")
+    expected = reference.mean_field(logits, image, kernels, 10)
+    np.testing.assert_allclose(separable, expected, atol=1e-5)
+    assert float(jnp.abs(planar - separable).mean()) < 0.02
+
+
+def test_no_iterations_return_the_softmax():
+    logits, image = reference.random_problem(8, 8, 3)
+    q = crf.mean_field(logits, image, KERNELS, num_iterations=0)
+    np.testing.assert_array_equal(q, jax.nn.softmax(logits, -1))
+
+
+@pytest.mark.parametrize("filter", crf.FILTERS)
+def test_a_constant_added_to_a_pixel_changes_nothing(filter):
+    logits, image = reference.random_problem(20, 24, 3)
+    shift = np.random.default_rng(0).normal(size=(20, 24, 1)).astype(np.float32) * 5
+    infer = functools.partial(
+        crf.mean_field, image=image, kernels=KERNELS, filter=filter, capacity=2880
+    )
+    np.testing.assert_allclose(infer(logits), infer(logits + shift), atol=2e-5)
+
+
+def test_rows_sum_to_one_and_an_excluded_class_stays_out():
+    logits, image = reference.random_problem(16, 20, 11)
+    logits[:, :, 4] = -np.inf
+    q = np.asarray(crf.mean_field(logits, image, KERNELS, capacity=1920))
+    np.testing.assert_allclose(q.sum(-1), 1, atol=1e-5)
+    assert not q[:, :, 4].any()
+
+
+def test_potts_weight_and_its_matrix_agree():
+    logits, image = reference.random_problem(16, 20, 6)
+    matrices = tuple(crf.potts(kernel, 6) for kernel in KERNELS)
+    infer = functools.partial(crf.mean_field, logits, image, capacity=1920)
+    np.testing.assert_allclose(infer(KERNELS), infer(matrices), atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 9, 21, 33])
+def test_any_number_of_classes(classes):
+    logits, image = reference.random_problem(12, 16, classes)
+    expected = reference.mean_field(logits, image, KERNELS, 3)
+    q = crf.mean_field(logits, image, KERNELS, num_iterations=3, capacity=1152)
+    assert q.shape == (12, 16, classes)
+    assert q.dtype == jnp.float32
+    assert float(jnp.abs(q - expected).mean()) < 0.03
+
+
+@pytest.mark.parametrize("shape", [(30, 1), (1, 30), (1, 1)])
+@pytest.mark.parametrize("filter", crf.FILTERS)
+def test_narrow_images(shape, filter):
+    logits, image = reference.random_problem(*shape, 3)
+    expected = reference.mean_field(logits, image, KERNELS, 3)
+    q = crf.mean_field(logits, image, KERNELS, num_iterations=3, filter=filter)
+    assert float(jnp.abs(q - expected).mean()) < 0.05
+
+
+def test_a_constant_image():
+    logits, image = reference.random_problem(32, 40, 3)
+    image[:] = 200
+    expected = reference.mean_field(logits, image, KERNELS, 3)
+    q = crf.mean_field(logits, image, KERNELS, num_iterations=3)
+    assert float(jnp.abs(q - expected).mean()) < 0.03
+
+
+class TestCapacity:
+    """White noise needs the most vertices that there can be."""
+
+    kernels = (crf.Bilateral(20.0, 3.0, 4.0), crf.Spatial(3.0, 3.0))
+    logits, _ = reference.random_problem(40, 48, 5)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 48, 3)).astype(np.uint8)
+
+    def test_plan_holds_what_the_image_needs(self):
+        capacity = crf.plan(self.noise, self.kernels)
+        assert capacity > 2.5 * 40 * 48
+        planned = crf.mean_field(self.logits, self.noise, self.kernels, capacity=capacity)
+        chosen = crf.mean_field(self.logits, self.noise, self.kernels)
+        np.testing.assert_allclose(planned, chosen, atol=1e-5)
+
+    def test_overflow_is_an_error_outside_jit(self):
+        with pytest.raises(ValueError, match=r"needs \d+ lattice vertices and capacity is 3000"):
+            crf.mean_field(self.logits, self.noise, self.kernels, capacity=3000)
+
+    def test_overflow_is_nan_under_jit_everywhere(self):
+        infer = jax.jit(functools.partial(crf.mean_field, kernels=self.kernels, capacity=3000))
+        assert np.isnan(infer(self.logits, self.noise)).all()
+        calm = np.full_like(self.noise, 128)
+        assert np.isfinite(infer(self.logits, calm)).all()
+
+    def test_an_image_outside_0_to_255_is_nan_under_jit(self):
+        infer = jax.jit(functools.partial(crf.mean_field, kernels=self.kernels, capacity=3000))
+        bright = np.full(self.noise.shape, 300, np.float32)
+        assert np.isnan(infer(self.logits, bright)).all()
+
+    def test_plan_uses_few_capacities(self):
+        rng = np.random.default_rng(0)
+        capacities = set()
+        for spread in (1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 64, 256):
+            image = rng.integers(0, spread, (40, 48, 3)).astype(np.uint8)
+            capacities.add(crf.plan(image, self.kernels))
+        assert 3 < len(capacities) < 12
+
+
+class TestTransformations:
+    """The same numbers under every transformation."""
+
+    problems = tuple(reference.random_problem(16, 20, 5, seed) for seed in range(4))
+    logits = np.stack([p[0] for p in problems])
+    image = np.stack([p[1] for p in problems])
+    infer = staticmethod(functools.partial(crf.mean_field, kernels=KERNELS, capacity=1920))
+
+    @functools.cached_property
+    def expected(self):
+        return np.stack([self.infer(*p) for p in self.problems])
+
+    def test_jit(self):
+        result = jax.jit(self.infer)(self.logits[0], self.image[0])
+        np.testing.assert_allclose(result, self.expected[0], atol=1e-6)
+
+    def test_batch(self):
+        np.testing.assert_allclose(self.infer(self.logits, self.image), self.expected, atol=1e-6)
+
+    def test_vmap(self):
+        result = jax.vmap(self.infer)(self.logits, self.image)
+        np.testing.assert_allclose(result, self.expected, atol=1e-5)
+
+    def test_vmap_of_several_capacities(self):
+        infer = functools.partial(crf.mean_field, kernels=KERNELS)
+        result = jax.vmap(infer)(self.logits[:2], self.image[:2])
+        np.testing.assert_allclose(result, self.expected[:2], atol=1e-5)
+
+    def test_pmap(self):
+        result = jax.pmap(self.infer)(self.logits, self.image)
+        np.testing.assert_allclose(result, self.expected, atol=1e-6)
+
+    @pytest.mark.parametrize("filter", crf.FILTERS)
+    def test_export(self, filter):
+        pytest.importorskip("flatbuffers", reason="needed to serialise an exported program")
+        infer = functools.partial(self.infer, filter=filter)
+        exported = jax.export.export(jax.jit(infer), platforms=["cpu", "cuda", "tpu"])(
+            self.logits[0], self.image[0]
+        )
+        restored = jax.export.deserialize(exported.serialize())
+        result = restored.call(self.logits[0], self.image[0])
+        np.testing.assert_allclose(result, infer(self.logits[0], self.image[0]), atol=1e-6)
+
+    def test_features_in_a_batch(self):
+        own = np.random.default_rng(0).normal(size=(4, 16, 20, 3)).astype(np.float32)
+        kernel = crf.Features(own, extent=(12.0,) * 3, weight=2.0)
+        batch = crf.mean_field(self.logits, self.image, (kernel,))
+        for i in range(4):
+            one = crf.Features(own[i], extent=(12.0,) * 3, weight=2.0)
+            single = crf.mean_field(self.logits[i], self.image[i], (one,))
+            np.testing.assert_allclose(batch[i], single, atol=1e-6)
+
+    def test_bfloat16_logits_are_inferred_in_float32(self):
+        logits = jnp.asarray(self.logits[0], jnp.bfloat16)
+        result = self.infer(logits, self.image[0])
+        assert result.dtype == jnp.float32
+        np.testing.assert_array_equal(result, self.infer(logits.astype(jnp.float32), self.image[0]))
+
+    def test_the_scale_of_features_is_that_of_a_bilateral_kernel(self):
+        y, x = np.mgrid[:16, :20]
+        own = np.concatenate([np.stack([x, y], -1) / 6.0, self.image[0] / 20.0], -1)
+        own = crf.Features(own.astype(np.float32), extent=(20.0,) * 5, weight=3.0)
+        exact = functools.partial(crf.mean_field, self.logits[0], self.image[0], filter="exact")
+        np.testing.assert_allclose(exact((own, KERNELS[1])), exact(KERNELS), atol=1e-5)
+
+
+GOOD = {"logits": np.zeros((6, 8, 3), np.float32), "image": np.full((6, 8, 3), 9, np.uint8)}
+BAD = {
+    "rank of logits": ({"logits": np.zeros((8, 3), np.float32)}, r"\[H, W, C\]"),
+    "dtype of logits": ({"logits": np.zeros((6, 8, 3), np.int32)}, "int32"),
+    "empty": ({"logits": np.zeros((0, 8, 3), np.float32)}, "empty"),
+    "size of image": ({"image": np.zeros((6, 9, 3), np.uint8)}, r"\(6, 9, 3\).*\(6, 8, 3\)"),
+    "dtype of image": ({"image": np.zeros((6, 8, 3), np.int16)}, "int16.*uint8"),
+    "image in 0..1": ({"image": np.full((6, 8, 3), 0.5, np.float32)}, r"0\.\.1.*255"),
+    "normalised image": ({"image": np.full((6, 8, 3), -1.5, np.float32)}, "before normalisation"),
+    "NaN": ({"logits": np.full((6, 8, 3), np.nan, np.float32)}, "NaN"),
+    "no kernels": ({"kernels": ()}, "PRESETS"),
+    "a name": ({"kernels": "deeplab_v1"}, "PRESETS"),
+    "not a kernel": ({"kernels": (3.0,)}, "3.0 is not a kernel"),
+    "sigma 0": ({"kernels": (crf.Spatial(0.0),)}, r"Spatial\.sigma is 0\.0"),
+    "sigma below 0": ({"kernels": (crf.Bilateral(5.0, -1.0),)}, r"Bilateral\.sigma_rgb is -1\.0"),
+    "sigma NaN": ({"kernels": (crf.Bilateral(np.nan, 1.0),)}, r"Bilateral\.sigma_xy is nan"),
+    "tiny sigma": ({"kernels": (crf.Bilateral(1.0, 0.01),)}, "larger standard deviations"),
+    "weight": ({"kernels": (crf.Spatial(1.0, np.zeros(4)),)}, r"weight has shape \(4,\)"),
+    "features": ({"kernels": (crf.Features(np.zeros((6, 7, 2)), (1.0, 1.0)),)}, r"\(6, 7, 2\)"),
+    "extent": ({"kernels": (crf.Features(np.zeros((6, 8, 2)), (1.0,)),)}, "each of the 2 features"),
+    "filter": ({"filter": "permutohedral"}, "lattice, exact, nystrom"),
+    "spatial": ({"spatial_filter": "exact"}, "lattice, separable"),
+    "normalization": ({"normalization": "sym"}, "symmetric, after, before, none"),
+    "iterations": ({"num_iterations": -1}, "num_iterations is -1"),
+    "capacity": ({"capacity": 0}, r"segjax\.crf\.plan"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_mistakes_are_told_before_anything_is_compiled(name):
+    change, message = BAD[name]
+    with pytest.raises(ValueError, match=message):
+        crf.mean_field(**{**GOOD, "kernels": KERNELS, **change})
+
+
+def test_presets_hold_the_published_numbers():
+    assert len(crf.PRESETS) == 9
+    bilateral, spatial = crf.PRESETS["deeplab_v2_resnet101"]
+    assert (bilateral.weight, bilateral.sigma_xy, bilateral.sigma_rgb) == (4, 67, 3)
+    assert (spatial.weight, spatial.sigma) == (3, 1)
+    bilateral, spatial = crf.PRESETS["deeplab_v1_largefov"]
+    assert (bilateral.weight, bilateral.sigma_xy, bilateral.sigma_rgb) == (4, 121, 5)
