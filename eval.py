@@ -1,7 +1,12 @@
 """Scores a trained network: python eval.py --workdir=runs/segnet [--split=test]
 
 The configuration is the one the run was trained with; --config.data.dir=... and the like change
-it. Prints a table with a row per class, and writes eval/ and images/ in the workdir.
+it: --config.eval.boundary_f1=True measures along boundaries, --config.eval.trimap_widths="(2,5,10)"
+in bands around void pixels. --protocol=deeplab_v3 and others predict as that paper does.
+
+Prints a table with a row per class, and writes eval/ (JSON, CSV, the trimap curve), images/ and
+report.html in the workdir. --save=labels writes every label map too; --save=voc and
+--save=cityscapes name and number them as those test servers want them.
 """
 
 import pathlib
@@ -10,13 +15,19 @@ import sys
 from absl import app, flags, logging
 
 import segjax.flags
-from segjax import checkpoint, log, runs
+from segjax import checkpoint, log, protocols, runs, submission
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run of train.py.")
 SPLIT = flags.DEFINE_string(
     "split", None, "A split of the data set; by default the one of the run."
 )
 STEP = flags.DEFINE_string("step", "best", "The checkpoint: best, latest, or the number of a step.")
+PROTOCOL = flags.DEFINE_enum(
+    "protocol", "whole", list(protocols.PROTOCOLS), "How images become label maps."
+)
+SAVE = flags.DEFINE_enum(
+    "save", None, ["labels", "voc", "cityscapes"], "Write the label maps to WORKDIR/labels/NAME."
+)
 
 
 def main(_: list[str]) -> None:
@@ -35,12 +46,21 @@ def evaluate(config: runs.Config, workdir: pathlib.Path) -> None:
         variables = checkpoints.variables(step)
     split = SPLIT.value or config.data.val_split
     prepared = runs.prepare(config, [split])
-    result = runs.evaluator(config, prepared)(variables, split)
+    dataset = prepared.dataset
     name = f"{split}_{step:06d}"
-    runs.write_evaluation(result, config, prepared, workdir, name, split=split, step=step)
+    if PROTOCOL.value != "whole":
+        name += f"_{PROTOCOL.value}"
+    save = None
+    if SAVE.value:
+        layout = SAVE.value if SAVE.value != "labels" else ""
+        folder = workdir / "labels" / name
+        save = submission.writer(layout, folder, dataset.classes, dataset.palette)
+    evaluator = runs.evaluator(config, prepared, protocol=protocols.find(PROTOCOL.value), save=save)
+    result = evaluator(variables, split)
+    about = {"split": split, "step": step, "protocol": PROTOCOL.value}
+    runs.write_evaluation(result, config, prepared, workdir, name, **about)
     runs.write_report(workdir, name)
-    title = f"{workdir}, step {step}, {split}"
-    log.console.print(result.table(prepared.dataset.classes, title))
+    log.console.print(result.table(dataset.classes, f"{workdir}, step {step}, {split}"))
 
 
 def parse(argv: list[str]) -> list[str]:

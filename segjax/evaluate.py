@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import rich.table
 from jax.experimental import multihost_utils
 
+from segjax import predict, steps
+from segjax.config import Config
 from segjax.metrics import Scores, boundary_f1
+from segjax.protocols import Protocol
 
 Row = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # id, image, label, prediction
 
@@ -128,6 +132,19 @@ class Evaluation:
             f"global accuracy {_percent(self.scores.global_accuracy)}, "
             f"frequency-weighted IoU {_percent(self.scores.frequency_weighted_iou)}"
         )
+
+
+def protocol_step(
+    variables: dict[str, Any], batch: dict[str, jax.Array], *, config: Config, protocol: Protocol
+) -> tuple[Any, ...]:
+    """`steps.eval_step` with a paper's protocol of prediction, to be mapped over the devices."""
+    height, width = batch["label"].shape[1:]
+    none = (batch["size"] == 0).any(-1, keepdims=True)  # what fills up the last batch
+    size = jnp.where(none, jnp.array([height, width], jnp.int32), batch["size"])
+    labels, _ = predict.segment(variables, batch["image"], size, config=config, protocol=protocol)
+    labels = labels.astype(jnp.int32)
+    counts = steps.confusions(batch["label"], labels, config)
+    return jax.lax.psum(counts, steps.AXIS), labels
 
 
 def evaluate(

@@ -1,5 +1,6 @@
 """What the programs share about a run: its folder, its start, its evaluations."""
 
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from segjax import checkpoint, evaluate, log, models, pictures, pretrained, repo
 from segjax import config as config_lib
 from segjax.config import Config
 from segjax.data import datasets, pipeline
+from segjax.protocols import Protocol
 from segjax.report import gallery
 
 
@@ -172,10 +174,25 @@ def begin(config: Config, workdir: pathlib.Path, step: int) -> None:
 
 
 def evaluator(
-    config: Config, prepared: datasets.Prepared
-) -> Callable[[state.TrainState | dict[str, Any], str], evaluate.Evaluation]:
-    """Returns a function of variables and the name of a split; it is compiled once."""
-    step = steps.parallel(steps.eval_step, in_axes=(None, 0), out_axes=(None, 0), config=config)
+    config: Config,
+    prepared: datasets.Prepared,
+    *,
+    protocol: Protocol | None = None,
+    save: Callable[[str, np.ndarray], None] | None = None,
+) -> Callable[[dict[str, Any], str], evaluate.Evaluation]:
+    """Returns a function of variables and the name of a split; it is compiled once.
+
+    Args:
+      config: of the run.
+      prepared: the data set.
+      protocol: how images become label maps; None: in one pass, as training does it.
+      save: called with the id and the label map of each image.
+    """
+    mapped = functools.partial(steps.parallel, in_axes=(None, 0), config=config)
+    if protocol is None:
+        step = mapped(steps.eval_step, out_axes=(None, 0))
+    else:
+        step = mapped(evaluate.protocol_step, out_axes=(None, 0), protocol=protocol)
     num_classes = config.model.num_classes
 
     def run(variables: dict[str, Any], split: str) -> evaluate.Evaluation:
@@ -200,6 +217,7 @@ def evaluator(
                 pictures=config.train.images,
                 every=max(images // jax.process_count() // max(config.train.images, 1), 1),
                 each=lambda: bar.advance(task),
+                save=save,
             )
 
     return run

@@ -193,6 +193,13 @@ def test_a_run_without_evaluation_has_a_report(tmp_path):
     assert "eval.py --workdir" in page and "<svg" not in page
 
 
+def test_an_evaluation_of_another_version_is_named(tmp_path):
+    folder = write_run(tmp_path / "c")
+    (folder / "eval" / "val_000400.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"val_000400\.json is of another version"):
+        report.write(folder, "val_000400")
+
+
 def test_mistakes_are_named(tmp_path, run):
     with pytest.raises(ValueError, match=r"holds no config\.json"):
         report.write(tmp_path)

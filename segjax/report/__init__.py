@@ -59,6 +59,8 @@ def read(workdir: pathlib.Path, name: str | None = None) -> dict[str, Any]:
         raise ValueError(f"{workdir}/eval has no evaluation {name!r}; there are {known}")
     evaluations = {path.stem: _json(path) for path in files}
     chosen = named[-1].stem if named else None
+    if chosen and not {"per_class", "confusion", "palette"} <= set(evaluations[chosen]):
+        raise ValueError(f"{named[-1]} is of another version: run eval.py again, or remove it")
     table = workdir / "metrics.csv"
     rows = []
     if table.exists():
