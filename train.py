@@ -72,7 +72,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
             now, numbers = train_step(now, {"image": batch.image, "label": batch.label}, key)
             report.add(step, numbers, batch.ids)
             score = step == total or (every and step % every == 0)
-            save = score or stopped() or step % config.train.checkpoint_every == 0
+            stop = stopped()  # asked once: a signal that comes later belongs to the next step
+            save = score or stop or step % config.train.checkpoint_every == 0
             if save or step % config.train.log_every == 0:
                 report.flush(batches.wait)
             if step == total and config.train.recompute_batch_stats:
@@ -93,7 +94,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
                 meta = runs.metadata(config, prepared.dataset)
                 position = batches.get_state()
                 checkpoints.save(step, now, position=position, metadata=meta, scores=scores)
-            if stopped():
+            if stop:
                 break
     runs.write_report(workdir)
     if start >= total:

@@ -44,6 +44,7 @@ def export(
     *,
     size: Size | None = None,
     protocol: str | Protocol = "whole",
+    crf: bool | str | predict.Kernels = False,
     probs: bool = False,
     weights: str = "inside",
     platforms: Sequence[str] = PLATFORMS,
@@ -57,6 +58,7 @@ def export(
         of open size are filled up with the mean colour to the next multiple of 32 pixels, one more
         where corners are aligned: `canvas` of it.
       protocol: a key of `protocols.PROTOCOLS`, or your own.
+      crf: as `Segmenter` takes it; needs a size.
       probs: whether the program returns the probabilities, float32 [B, H, W, C], too.
       weights: "inside" the program; or "beside" it, in model.safetensors: the program then takes
         them as its first argument, a dictionary of the arrays by name.
@@ -79,7 +81,10 @@ def export(
     seg = source if isinstance(source, predict.Segmenter) else predict.load(source)
     if isinstance(protocol, str):
         protocol = protocols.find(protocol)
-    program = _program(seg, size, protocol, probs)
+    kernels = predict.crf_kernels(crf, protocol, seg.config.model)
+    if kernels and size is None:
+        raise ValueError("the lattice of a CRF is of a fixed size; write size=(height, width)")
+    program = _program(seg, size, protocol, kernels, probs)
     arrays = flatten(seg.variables)
     if weights == "inside":
         function, first = lambda image: program(arrays, image), ()
@@ -118,7 +123,11 @@ def canvas(size: Size, *, align_corners: bool) -> Size:
 
 
 def _program(
-    seg: predict.Segmenter, size: Size | None, protocol: Protocol, probs: bool
+    seg: predict.Segmenter,
+    size: Size | None,
+    protocol: Protocol,
+    kernels: predict.Kernels,
+    probs: bool,
 ) -> Callable[[dict[str, jax.Array], jax.Array], dict[str, jax.Array]]:
     """Returns the function of variables by name and images that is written."""
     config = seg.config
@@ -138,6 +147,7 @@ def _program(
             jnp.broadcast_to(sizes, (batch, 2)),
             config=config,
             protocol=protocol,
+            kernels=kernels,
             probs=probs,
         )
         outputs: dict[str, Any] = {"labels": labels} | ({"probs": soft} if probs else {})

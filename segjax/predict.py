@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from segjax import augment, checkpoint, inputs, models, pretrained, protocols, state, tiles
+from segjax import augment, checkpoint, crf, inputs, models, pretrained, protocols, state, tiles
 from segjax import config as config_lib
 from segjax.config import Config
 from segjax.inputs import Picture
@@ -35,6 +35,14 @@ from segjax.pretrained.files import WEIGHTS
 from segjax.protocols import Protocol
 
 Size = tuple[int, int]  # height, width in pixels
+Kernels = tuple[crf.Kernel, ...]
+
+# The CRF of the network's paper, where the protocol names none.
+CRFS = {
+    "DeepLabV1": "deeplab_v1_largefov",
+    "DeepLabV2VGG": "deeplab_v2_vgg16",
+}
+DEFAULT_CRF = "deeplab_v2_resnet101"
 
 # Sides of the square canvases, one more where corners are aligned: 513 is the papers' for VOC.
 SIDES = (256, 512, 768, 1152)
@@ -112,7 +120,7 @@ class Segmenter:
         self.canvases = _canvases(config) if not canvases else _by_area(canvases)
         self.batch_size = batch_size or (1 if jax.default_backend() == "cpu" else 4)
         self.fill = np.rint(np.clip(config.input.mean, 0, 255)).astype(np.uint8)
-        static = ("protocol", "probs")
+        static = ("protocol", "probs", "capacity")
         self._segment = jax.jit(functools.partial(segment, config=config), static_argnames=static)
         self._tile = jax.jit(
             functools.partial(segment_tile, config=config),
@@ -125,6 +133,7 @@ class Segmenter:
         images: Picture | Iterable[Picture],
         *,
         protocol: str | Protocol = "whole",
+        crf: bool | str | Kernels = False,
         probs: bool = False,
         value_range: tuple[float, float] | None = None,
         canvas: Size | None = None,
@@ -135,6 +144,8 @@ class Segmenter:
           images: a path, a PIL image or an array [H, W, 3], uint8 or with `value_range`; or several
             in a list or in an array [N, H, W, 3]. `inputs.read` says what else is taken.
           protocol: a key of `protocols.PROTOCOLS`, or your own.
+          crf: whether to refine by a fully connected CRF: True for the parameters of the protocol
+            or of the network's paper, a key of `segjax.crf.PRESETS`, or kernels of your own.
           probs: whether `probs` will be asked for; without, it is computed when it is.
           value_range: the values of black and white in an array.
           canvas: height and width to pad to.
@@ -147,6 +158,7 @@ class Segmenter:
         """
         if isinstance(protocol, str):
             protocol = protocols.find(protocol)
+        kernels = crf_kernels(crf, protocol, self.config.model)
         pictures, single = inputs.split(images)
         arrays = [inputs.read(picture, value_range) for picture in pictures]
         chosen = [canvas or self._canvas(array.shape[:2], protocol) for array in arrays]
@@ -154,7 +166,7 @@ class Segmenter:
         for size in dict.fromkeys(chosen):
             indices = [i for i, c in enumerate(chosen) if c == size]
             for chunk in _chunks(indices, self.batch_size):
-                found = self._run([arrays[i] for i in chunk], size, protocol, probs)
+                found = self._run([arrays[i] for i in chunk], size, protocol, kernels, probs)
                 results.update(zip(chunk, found, strict=True))
         predictions = [results[i] for i in range(len(arrays))]
         return predictions[0] if single else predictions
@@ -165,6 +177,7 @@ class Segmenter:
         path: str | os.PathLike[str],
         *,
         protocol: str | Protocol = "whole",
+        crf: bool | str | Kernels = False,
         tile: int = 0,
         overlap: int = 0,
         value_range: tuple[float, float] | None = None,
@@ -181,6 +194,7 @@ class Segmenter:
           image: as in a call.
           path: of the label map, an .npy file; it appears when it is complete.
           protocol: what is done with each tile.
+          crf: as in a call; each tile is refined before it is blended.
           tile: side of a tile in pixels; 0: 512, or 513 where corners are aligned.
           overlap: pixels that neighbours share; 0: 128, or 129.
           value_range: as in a call.
@@ -196,8 +210,9 @@ class Segmenter:
         path = pathlib.Path(path)
         if path.suffix != ".npy":
             raise ValueError(f"{path} does not end in .npy, the format of large label maps")
+        kernels = crf_kernels(crf, protocol, self.config.model)
         array = inputs.read(image, value_range)
-        strips = self._strips(array, protocol, False, tile, overlap)
+        strips = self._strips(array, protocol, kernels, False, tile, overlap)
         _write_npy(path, strips, array.shape[:2], _label_type(len(self.classes)))
         return np.load(path, mmap_mode="r")
 
@@ -259,13 +274,26 @@ class Segmenter:
         return None
 
     def _run(
-        self, arrays: list[np.ndarray], canvas: Size | None, protocol: Protocol, probs: bool
+        self,
+        arrays: list[np.ndarray],
+        canvas: Size | None,
+        protocol: Protocol,
+        kernels: Kernels,
+        probs: bool,
     ) -> "list[Prediction]":
         if canvas is None:
-            return [self._in_tiles(array, protocol, probs) for array in arrays]
+            return [self._in_tiles(array, protocol, kernels, probs) for array in arrays]
         count = 1 if len(arrays) == 1 else self.batch_size
         batch, size = self._on_canvas(arrays, canvas, count)
-        labels, soft = self._segment(self.variables, batch, size, protocol=protocol, probs=probs)
+        labels, soft = self._segment(
+            self.variables,
+            batch,
+            size,
+            kernels=kernels,
+            protocol=protocol,
+            probs=probs,
+            capacity=_capacity(batch, size, kernels),
+        )
         labels = np.asarray(labels)
         predictions = []
         for i, array in enumerate(arrays):
@@ -273,12 +301,14 @@ class Segmenter:
             if probs:
                 later = functools.partial(np.asarray(soft).__getitem__, crop)
             else:
-                later = functools.partial(self._probs, array, canvas, protocol)
+                later = functools.partial(self._probs, array, canvas, protocol, kernels)
             predictions.append(self._prediction(array, labels[crop], later))
         return predictions
 
-    def _probs(self, array: np.ndarray, canvas: Size | None, protocol: Protocol) -> np.ndarray:
-        return self._run([array], canvas, protocol, True)[0].probs
+    def _probs(
+        self, array: np.ndarray, canvas: Size | None, protocol: Protocol, kernels: Kernels
+    ) -> np.ndarray:
+        return self._run([array], canvas, protocol, kernels, True)[0].probs
 
     def _prediction(
         self,
@@ -305,16 +335,24 @@ class Segmenter:
             sizes[i] = height, width
         return batch, sizes
 
-    def _in_tiles(self, array: np.ndarray, protocol: Protocol, probs: bool) -> "Prediction":
-        strips = np.concatenate(list(self._strips(array, protocol, probs)))
+    def _in_tiles(
+        self, array: np.ndarray, protocol: Protocol, kernels: Kernels, probs: bool
+    ) -> "Prediction":
+        strips = np.concatenate(list(self._strips(array, protocol, kernels, probs)))
         if not probs:
-            later = functools.partial(self._probs, array, None, protocol)
+            later = functools.partial(self._probs, array, None, protocol, kernels)
             return self._prediction(array, strips, later)
         labels = strips.argmax(-1).astype(_label_type(len(self.classes)))
         return self._prediction(array, labels, lambda: strips)
 
     def _strips(
-        self, array: np.ndarray, protocol: Protocol, probs: bool, tile: int = 0, overlap: int = 0
+        self,
+        array: np.ndarray,
+        protocol: Protocol,
+        kernels: Kernels,
+        probs: bool,
+        tile: int = 0,
+        overlap: int = 0,
     ) -> Iterator[np.ndarray]:
         """Yields labels [h, W], or probabilities [h, W, C], from top to bottom."""
         odd = int(self.config.loss.align_corners)
@@ -329,14 +367,17 @@ class Segmenter:
             for column in range(columns):
                 top, left = row * step, column * step
                 part = tiles.cut(array, top, left, tile, self.fill)
+                size = np.int32([min(tile, height - top), min(tile, width - left)])
                 block, carry = self._tile(
                     self.variables,
                     part,
-                    np.int32([min(tile, height - top), min(tile, width - left)]),
+                    size,
                     carry=carry,
                     place=np.int32([row, column]),
+                    kernels=kernels,
                     protocol=protocol,
                     probs=probs,
+                    capacity=_capacity(part[None], size[None], kernels),
                 )
                 blocks.append(block)
             strip = np.concatenate([np.asarray(block) for block in blocks], axis=1)
@@ -430,9 +471,11 @@ def segment(
     *,
     config: Config,
     protocol: Protocol,
+    kernels: Kernels = (),
     probs: bool = False,
+    capacity: int | None = None,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Images in, label maps out: the whole way in one function to jit.
+    """Images in, label maps out, network and CRF in one function to jit.
 
     Args:
       variables: "params" and "batch_stats".
@@ -440,13 +483,16 @@ def segment(
       size: int32 [B, 2], height and width of each image without the filling.
       config: of the run.
       protocol: one of `protocols.PROTOCOLS`.
+      kernels: of the CRF that refines the scores at the image's resolution; none for no CRF.
       probs: whether to return the probabilities too.
+      capacity: of the CRF's lattice, from `segjax.crf.plan`; None holds every one that may be
+        needed.
 
     Returns:
       Labels uint8 (beyond 255 classes uint16) [B, H, W], and probabilities float32 [B, H, W, C] or
       None. Beyond an image's size both are meaningless.
     """
-    scores = _scores(variables, image, size, config, protocol)
+    scores = _scores(variables, image, size, config, protocol, kernels, capacity)
     labels = scores.argmax(-1).astype(_label_type(config.model.num_classes))
     return labels, jax.nn.softmax(scores) if probs else None
 
@@ -460,7 +506,9 @@ def segment_tile(
     place: jax.Array,
     config: Config,
     protocol: Protocol,
+    kernels: Kernels = (),
     probs: bool,
+    capacity: int | None = None,
 ) -> tuple[jax.Array, tiles.Carry]:
     """Segments one tile, uint8 [tile, tile, 3], and blends it with its neighbours.
 
@@ -472,12 +520,15 @@ def segment_tile(
       place: int32 [2], number of the tile's row and column.
       config: as in `segment`.
       protocol: as in `segment`.
+      kernels: as in `segment`.
       probs: return probabilities in place of labels.
+      capacity: as in `segment`.
 
     Returns:
       The finished block, labels [step, step] or probabilities [step, step, C], and the carry.
     """
-    soft = jax.nn.softmax(_scores(variables, image[None], size[None], config, protocol))
+    scores = _scores(variables, image[None], size[None], config, protocol, kernels, capacity)
+    soft = jax.nn.softmax(scores)
     block, carry = tiles.blend(soft[0], carry, place[0], place[1])
     if not probs:
         block = block.argmax(-1).astype(_label_type(config.model.num_classes))
@@ -498,9 +549,11 @@ def _scores(
     size: jax.Array,
     config: Config,
     protocol: Protocol,
+    kernels: Kernels,
+    capacity: int | None,
 ) -> jax.Array:
     model = protocols.adapt(config.model, protocol)
-    return protocols.scores(
+    scores = protocols.scores(
         protocols.network(model, variables, config.input),
         image.astype(jnp.float32),
         size,
@@ -508,6 +561,60 @@ def _scores(
         fill=config.input.mean,
         align_corners=config.loss.align_corners,
     )
+    return refine(scores, image, size, kernels, capacity=capacity) if kernels else scores
+
+
+def refine(
+    scores: jax.Array,
+    image: jax.Array,
+    size: jax.Array,
+    kernels: Kernels,
+    *,
+    capacity: int | None = None,
+) -> jax.Array:
+    """Refines the scores of images on a canvas by a fully connected CRF.
+
+    Args:
+      scores: of `protocols.scores`, float32 [B, H, W, C].
+      image: uint8 [B, H, W, 3], filled up at the bottom and on the right. Filling takes no part.
+      size: int32 [B, 2], height and width of each image without the filling.
+      kernels: a value of `segjax.crf.PRESETS`, or your own.
+      capacity: as for `segjax.crf.mean_field`.
+
+    Returns:
+      float32 [B, H, W, C], whose softmax is the refined probabilities.
+    """
+    mask = on_image(size, image.shape[1:3])
+    return crf.refine_logits(scores, image, kernels, mask=mask, capacity=capacity)
+
+
+def on_image(size: jax.Array, canvas: Size) -> jax.Array:
+    """Returns bool [B, *canvas]: true on the images, of sizes int32 [B, 2], of a canvas."""
+    rows = jnp.arange(canvas[0])[None, :, None] < size[:, 0, None, None]
+    return rows & (jnp.arange(canvas[1])[None, None] < size[:, 1, None, None])
+
+
+def crf_kernels(choice: bool | str | Kernels, protocol: Protocol, model: Any) -> Kernels:
+    """Returns the kernels that an option `crf` means, none for False.
+
+    Raises:
+      ValueError: there is no preset of that name.
+    """
+    if choice is True:
+        choice = protocol.crf or CRFS.get(type(model).__name__, DEFAULT_CRF)
+    if isinstance(choice, str):
+        if choice not in crf.PRESETS:
+            raise ValueError(f"crf={choice!r}; accepted are {', '.join(crf.PRESETS)}")
+        return crf.PRESETS[choice]
+    return tuple(choice or ())
+
+
+def _capacity(batch: np.ndarray, size: np.ndarray, kernels: Kernels) -> int | None:
+    """Returns the capacity that the lattices of all images of a batch fit in; None without CRF."""
+    if not kernels:
+        return None
+    masks = np.asarray(on_image(size, batch.shape[1:3]))
+    return max(crf.plan(i, kernels, mask=m) for i, m in zip(batch, masks, strict=True))
 
 
 def _stored(path: pathlib.Path, step: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from segjax import config, export, models, predict, state
+from segjax import config, crf, export, models, predict, state
 from segjax.protocols import Protocol
 
 # What README.md shows, and a check that nothing of segjax, Flax or Orbax is needed.
@@ -132,6 +132,20 @@ def test_fixed_sizes_take_any_protocol(tmp_path):
             assert (np.asarray(found[i]) == expected).mean() > 0.999
     with pytest.raises(ValueError, match=r"(?i)shape"):
         reload(tmp_path / "a.stablehlo")(pictures(1, 48, 40))
+
+
+def test_the_crf_inside(tmp_path):
+    seg = segmenter()
+    kernels = (crf.Bilateral(20.0, 20.0, 5.0), crf.Spatial(3.0, 3.0))
+    image, size = pictures(2, 24, 32) // 8, (24, 32)
+    path = tmp_path / "a.stablehlo"
+    export.export(seg, path, size=size, crf=kernels, probs=True)
+    found = reload(path)(image)
+    for i in range(2):
+        live = seg(image[i], crf=kernels, canvas=size, probs=True)
+        np.testing.assert_allclose(found["probs"][i], live.probs, atol=1e-4)
+    with pytest.raises(ValueError, match=r"of a fixed size; write size=\(height, width\)"):
+        export.export(seg, path, crf=True)
 
 
 def test_a_run_by_its_name(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import segjax
-from segjax import checkpoint, config, models, predict, pretrained, protocols, state, steps
+from segjax import checkpoint, config, crf, models, predict, pretrained, protocols, state, steps
 from segjax.models import segnet
 from segjax.protocols import Protocol
 
@@ -261,7 +261,7 @@ def test_tiles_equal_the_whole_image_away_from_their_borders(seg, tmp_path):
     labels = seg.tiled(tmp_path / "image.npy", tmp_path / "x.npy", tile=tile, overlap=overlap)
     assert isinstance(labels, np.memmap) and labels.dtype == np.uint8
     assert sorted(p.name for p in tmp_path.iterdir()) == ["image.npy", "x.npy"]
-    strips = seg._strips(image, Protocol(), True, tile, overlap)
+    strips = seg._strips(image, Protocol(), (), True, tile, overlap)
     probs = np.concatenate(list(strips))
     np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-6)
     np.testing.assert_array_equal(labels, probs.argmax(-1))
@@ -299,7 +299,7 @@ def test_memory_of_tiles_does_not_grow_with_the_height(seg, tmp_path):
         image = np.load(tmp_path / "image.npy", mmap_mode="r")
         before = jax.live_arrays()
         known = {id(a) for a in before}
-        strips = seg._strips(image, Protocol(), False, tile, overlap)
+        strips = seg._strips(image, Protocol(), (), False, tile, overlap)
         next(strips)  # compiles, which takes memory of its own
         tracemalloc.start()
         device = 0
@@ -325,6 +325,63 @@ def test_tiles_that_cannot_be_made(seg, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         seg.tiled(picture(20, 20), path, **options)
     assert not any(tmp_path.iterdir())
+
+
+def test_network_and_crf_in_one_program(seg):
+    """Equal to the network's scores refined by hand, where nothing is padded."""
+    image = picture(40, 48) // 8 + np.uint8(100)  # noise of few colours, so that pixels interact
+    kernels = (crf.Bilateral(20.0, 20.0, 5.0), crf.Spatial(3.0, 3.0))
+    out = seg(image, crf=kernels, canvas=(40, 48), probs=True)
+    network = protocols.network(seg.config.model, seg.variables, seg.config.input)
+    logits = jax.jit(network)(image[None].astype(np.float32))
+    expected = crf.mean_field(logits[0], jnp.asarray(image), kernels)
+    np.testing.assert_allclose(out.probs, expected, atol=2e-3)
+    np.testing.assert_array_equal(out.labels, out.probs.argmax(-1))
+    plain = seg(image, canvas=(40, 48), probs=True)
+    assert np.abs(out.probs - plain.probs).max() > 0.05  # the CRF did something
+
+
+def test_padding_takes_no_part_in_the_crf(seg):
+    """The scores of the image and any others beyond it: the same labels but for the border."""
+    image = np.full((64, 96, 3), 123, np.uint8)
+    image[:40, :60] = picture(40, 60) // 8 + np.uint8(100)
+    random = np.random.default_rng(0)
+    scores = random.normal(size=(2, 64, 96, 5)).astype(np.float32)
+    scores[1, :40, :60] = scores[0, :40, :60]  # the same, with other scores beyond
+    kernels = (crf.Bilateral(20.0, 20.0, 5.0), crf.Spatial(3.0, 3.0))
+    refined = predict.refine(
+        jnp.asarray(scores), jnp.asarray(np.stack([image] * 2)), np.int32([[40, 60]] * 2), kernels
+    )
+    probs = np.asarray(jax.nn.softmax(refined))[:, :40, :60]
+    np.testing.assert_allclose(probs[0], probs[1], atol=1e-6)
+    exact = crf.mean_field(jnp.asarray(scores[0, :40, :60]), jnp.asarray(image[:40, :60]), kernels)
+    assert (probs[0].argmax(-1) == np.asarray(exact).argmax(-1)).mean() > 0.99
+    np.testing.assert_allclose(probs[0, :-10, :-10], exact[:-10, :-10], atol=0.02)
+
+
+def test_which_crf_is_meant(seg):
+    model = seg.config.model
+    find = predict.crf_kernels
+    assert find(False, Protocol(), model) == ()
+    assert find(True, Protocol(), model) == crf.PRESETS["deeplab_v2_resnet101"]
+    assert find(True, protocols.find("deeplab_v1"), model) == crf.PRESETS["deeplab_v1_largefov"]
+    assert find(True, Protocol(), models.DeepLabV2VGG(3)) == crf.PRESETS["deeplab_v2_vgg16"]
+    assert find("deeplab_v1_coco", Protocol(), model) == crf.PRESETS["deeplab_v1_coco"]
+    own = (crf.Spatial(3.0, 1.0),)
+    assert find(own, Protocol(), model) == own
+    for protocol in protocols.PROTOCOLS.values():
+        assert protocol.crf in ("", *crf.PRESETS)
+    with pytest.raises(ValueError, match="crf='densecrf'; accepted are deeplab_v1, "):
+        seg(picture(20, 20), crf="densecrf")
+
+
+def test_tiles_are_refined(seg, tmp_path):
+    image = picture(70, 150)
+    own = (crf.Spatial(3.0, 5.0),)
+    labels = seg.tiled(image, tmp_path / "a.npy", crf=own, tile=96, overlap=32)
+    plain = seg.tiled(image, tmp_path / "b.npy", tile=96, overlap=32)
+    changes = [np.abs(np.diff(x.astype(int), axis=1)).astype(bool).mean() for x in (labels, plain)]
+    assert labels.shape == (70, 150) and changes[0] < changes[1]  # smoother
 
 
 def test_monte_carlo(seg):

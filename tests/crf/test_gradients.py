@@ -1,0 +1,162 @@
+"""Gradients of logits and weights, and training of a network with the CRF behind it."""
+
+import dataclasses
+import functools
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from segjax import crf
+from segjax.crf import exact
+from tests.crf import reference
+
+module = sys.modules["segjax.crf.mean_field"]  # the package shows the function of that name
+
+LOGITS, IMAGE = reference.random_problem(12, 14, 4)
+TARGET = np.random.default_rng(1).integers(0, 4, (12, 14)).astype(np.int32)
+MATRICES = np.random.default_rng(2).normal(size=(2, 4, 4)).astype(np.float32)
+
+
+def loss(logits, weights, **options):
+    kernels = (crf.Bilateral(5.0, 25.0, weights[0]), crf.Spatial(2.0, weights[1]))
+    refined = crf.refine_logits(logits, IMAGE, kernels, num_iterations=4, capacity=1008, **options)
+    return optax.softmax_cross_entropy_with_integer_labels(refined, TARGET).mean()
+
+
+def plain_loss(logits, weights, normalization):
+    """The same from dense matrices, in operations that JAX differentiates by itself."""
+    image = np.asarray(IMAGE)
+    kernels = (crf.Bilateral(5.0, 25.0), crf.Spatial(2.0))
+    ks = [reference.normalize(reference.dense(k, image), normalization) for k in kernels]
+    unary = logits.reshape(-1, 4)
+    current = unary
+    for _ in range(4):
+        q = jax.nn.softmax(current, -1)
+        messages = [jnp.dot(k.astype(np.float32), q, precision="highest") for k in ks]
+        current = unary - sum(
+            jnp.dot(m, w.T, precision="highest") for w, m in zip(weights, messages)
+        )
+    losses = optax.softmax_cross_entropy_with_integer_labels(current, TARGET.reshape(-1))
+    return losses.mean()
+
+
+@pytest.mark.parametrize("normalization", ["symmetric", "after", "before"])
+def test_gradients_of_exact_equal_automatic_differentiation(normalization):
+    weights = jnp.asarray(MATRICES)
+    options = {"filter": "exact", "normalization": normalization}
+    value, grads = jax.value_and_grad(functools.partial(loss, **options), (0, 1))(LOGITS, weights)
+    plain = functools.partial(plain_loss, normalization=normalization)
+    expected, expected_grads = jax.value_and_grad(plain, (0, 1))(LOGITS, weights)
+    assert float(value) == pytest.approx(float(expected), rel=1e-5)
+    for a, b in zip(grads, expected_grads):
+        np.testing.assert_allclose(a, b, atol=2e-6 * max(1, float(jnp.abs(b).max())), rtol=1e-4)
+
+
+@pytest.mark.parametrize("normalization", ["symmetric", "after"])
+def test_gradients_of_the_lattice_equal_finite_differences(normalization):
+    weights = jnp.asarray(MATRICES)
+    function = jax.jit(functools.partial(loss, normalization=normalization))
+    d_logits, d_weights = jax.jit(jax.grad(function, (0, 1)))(LOGITS, weights)
+    rng = np.random.default_rng(5)
+    for _ in range(3):
+        u = rng.normal(size=LOGITS.shape).astype(np.float32)
+        w = rng.normal(size=MATRICES.shape).astype(np.float32)
+        step = 1e-2
+        ahead = function(LOGITS + step * u, weights + step * w)
+        behind = function(LOGITS - step * u, weights - step * w)
+        slope = float(ahead - behind) / (2 * step)
+        expected = float(np.vdot(d_logits, u) + np.vdot(d_weights, w))
+        assert slope == pytest.approx(expected, rel=2e-2, abs=2e-4)
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2])
+def test_every_kind_of_weight_has_a_gradient(kind):
+    weights = [jnp.full((4,) * kind, 1.5), jnp.full((4,) * kind, 0.5)]
+    grads = jax.grad(lambda w: loss(LOGITS, w, filter="exact"))(weights)
+    for grad in grads:
+        assert grad.shape == (4,) * kind
+        assert float(jnp.abs(grad).max()) > 1e-6 * (kind < 2)
+
+
+def test_message_passing_is_transposed():
+    """<K u, v> = <u, K' v> for every filter, as its gradient has it."""
+    rng = np.random.default_rng(0)
+    u, v = rng.normal(size=(2, 12 * 14, 8)).astype(np.float32)
+    points = jnp.asarray(reference.points(crf.Bilateral(5.0, 25.0), IMAGE), jnp.float32)
+    before, after = jnp.asarray(rng.uniform(0.5, 2, (2, 12 * 14)), jnp.float32)
+    operator = module.Operator(points, before, after, jnp.asarray(True))
+    ku, pull = jax.vjp(functools.partial(module.message_passing, module._apply_exact, operator), u)
+    assert np.vdot(ku, v) == pytest.approx(np.vdot(u, pull(v)[0]), rel=1e-5)
+    dense = (
+        np.asarray(after)[:, None] * np.asarray(exact.kernel(points, points)) * np.asarray(before)
+    )
+    np.testing.assert_allclose(ku, dense @ u, rtol=1e-4, atol=1e-4)
+
+
+class Net(nn.Module):
+    """Two convolutions: too small to see edges far away, which is what the CRF is for."""
+
+    @nn.compact
+    def __call__(self, image):
+        x = image / np.float32(255)
+        x = nn.relu(nn.Conv(8, (3, 3), name="conv1")(x))
+        return nn.Conv(3, (1, 1), name="conv2")(x)
+
+
+def scenes(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rectangles of two colours on a ground, with noise: uint8 images and labels."""
+    rng = np.random.default_rng(0)
+    label = np.zeros((count, 24, 24), np.int32)
+    for i in range(count):
+        for c in (1, 2):
+            y, x = rng.integers(0, 12, 2)
+            label[i, y : y + 12, x : x + 10] = c
+    colors = np.array([[60, 120, 60], [180, 90, 60], [60, 90, 180]])
+    image = colors[label] + rng.normal(size=(count, 24, 24, 3)) * 45
+    return image.clip(0, 255).astype(np.uint8), label
+
+
+def test_network_and_compatibility_are_trained_together():
+    image, label = scenes(4)
+    net = Net()
+    key = jax.random.key(0)
+    start = (crf.Bilateral(8.0, 60.0, 1.0), crf.Spatial(2.0, 1.0))
+    matrices = [crf.potts(kernel, 3).weight for kernel in start]
+    params = {"net": net.init(key, image[:1].astype(np.float32)), "crf": matrices}
+    tx = optax.adam(0.02)
+
+    def refine(params, num_iterations):
+        kernels = tuple(
+            dataclasses.replace(k, weight=w) for k, w in zip(start, params["crf"], strict=True)
+        )
+        logits = net.apply(params["net"], image.astype(np.float32))
+        return crf.refine_logits(
+            logits, image, kernels, num_iterations=num_iterations, capacity=6 * 24 * 24
+        )
+
+    def joint_loss(params):
+        refined = refine(params, 5)
+        return optax.softmax_cross_entropy_with_integer_labels(refined, label).mean()
+
+    @jax.jit
+    def train_step(params, state):
+        value, grads = jax.value_and_grad(joint_loss)(params)
+        with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to an integer
+            updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    state, values = tx.init(params), []
+    for _ in range(40):
+        params, state, value = train_step(params, state)
+        values.append(float(value))
+    assert values[-1] < 0.5 * values[0]
+    moved = max(float(jnp.abs(a - b).max()) for a, b in zip(params["crf"], matrices))
+    assert moved > 0.05
+    found = jax.jit(functools.partial(refine, num_iterations=10))(params).argmax(-1)
+    alone = net.apply(params["net"], image.astype(np.float32)).argmax(-1)
+    assert float((found == label).mean()) > float((alone == label).mean())
