@@ -21,7 +21,7 @@ def conv_same(x: jax.Array, kernel: jax.Array, *, rate: int) -> jax.Array:
       float [B, H, W, F]; the border is padded with `rate * (k - 1) / 2` zeros.
     """
     if kernel.shape[:2] == (1, 1):
-        # The same as a matrix product: on CPU XLA is two to four times as fast at that.
+        # The same as a matrix product: on a busy two-core CPU XLA was mostly faster at that.
         y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
         return y.reshape(*x.shape[:-1], -1)
     pad = [(rate * (k - 1) // 2,) * 2 for k in kernel.shape[:2]]
@@ -74,11 +74,11 @@ class AtrousConv(nn.Module):
     `form` chooses between one dilated convolution ("native") and a dense one over `rate**2`
     subsampled images ("batch"). They sum the same products, so their values are the same to the
     bit where XLA keeps the order of the sums: on CPU at all shapes measured below, not on small
-    maps. All networks here use the native form: on two CPU cores it takes a half to a sixth of the
-    time (3x3, 512 to 1024 channels, rate 12, 41x41: 36 against 237 ms; 2048 to 256, rate 6, 33x33:
-    27 against 152 ms), and the gradient of the batch form at rate 18 takes fifty times as long. The
-    batch form is for devices whose compiler fills a dilated kernel with zeros;
-    `benchmarks/models.py` measures both.
+    maps. All networks here use the native form: on two CPU cores that had other work too, it took
+    a half to a sixth of the time (3x3, 512 to 1024 channels, rate 12, 41x41: 36 against 237 ms;
+    2048 to 256, rate 6, 33x33: 27 against 152 ms), and the gradient of the batch form at rate 18
+    fifty times as long. The batch form is for devices whose compiler fills a dilated kernel
+    with zeros; `benchmarks/models.py` measures both.
 
     >>> layer = AtrousConv(features=8, kernel_size=(3, 3), rate=6)
     >>> y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((1, 33, 33, 4)))
