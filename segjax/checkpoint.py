@@ -42,10 +42,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
             best_fn=_mean_iou,
+            # Orbax's own read_only warns of itself; without these two it changes nothing either.
             cleanup_tmp_directories=not read_only,
             create=not read_only,
-            read_only=read_only,
-            save_interval_steps=0 if read_only else 1,
         )
         self._manager = ocp.CheckpointManager(root, options=options)
 

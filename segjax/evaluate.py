@@ -12,7 +12,7 @@ import numpy as np
 import rich.table
 from jax.experimental import multihost_utils
 
-from segjax import predict, steps
+from segjax import inference, steps
 from segjax.config import Config
 from segjax.metrics import Scores, boundary_f1
 from segjax.protocols import Protocol
@@ -141,7 +141,7 @@ def protocol_step(
     height, width = batch["label"].shape[1:]
     none = (batch["size"] == 0).any(-1, keepdims=True)  # what fills up the last batch
     size = jnp.where(none, jnp.array([height, width], jnp.int32), batch["size"])
-    labels, _ = predict.segment(variables, batch["image"], size, config=config, protocol=protocol)
+    labels, _ = inference.segment(variables, batch["image"], size, config=config, protocol=protocol)
     labels = labels.astype(jnp.int32)
     counts = steps.confusions(batch["label"], labels, config)
     return jax.lax.psum(counts, steps.AXIS), labels

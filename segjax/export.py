@@ -28,14 +28,14 @@ import numpy as np
 import safetensors.numpy
 from jax import export as jax_export
 
-from segjax import predict, protocols
+from segjax import inference, predict, protocols
+from segjax.inference import Kernels, Size
+from segjax.labelmaps import whole_file
 from segjax.pretrained.files import flatten, unflatten
 from segjax.protocols import Protocol
 
 MULTIPLE = 32  # pixels; images of open size are filled up to it, the coarsest grid of a network
 PLATFORMS = ("cpu", "cuda", "tpu")
-
-Size = tuple[int, int]  # height, width in pixels
 
 
 def export(
@@ -44,7 +44,7 @@ def export(
     *,
     size: Size | None = None,
     protocol: str | Protocol = "whole",
-    crf: bool | str | predict.Kernels = False,
+    crf: bool | str | Kernels = False,
     probs: bool = False,
     weights: str = "inside",
     platforms: Sequence[str] = PLATFORMS,
@@ -81,7 +81,7 @@ def export(
     seg = source if isinstance(source, predict.Segmenter) else predict.load(source)
     if isinstance(protocol, str):
         protocol = protocols.find(protocol)
-    kernels = predict.crf_kernels(crf, protocol, seg.config.model)
+    kernels = inference.crf_kernels(crf, protocol, seg.config.model)
     if kernels and size is None:
         raise ValueError("the lattice of a CRF is of a fixed size; write size=(height, width)")
     program = _program(seg, size, protocol, kernels, probs)
@@ -109,7 +109,7 @@ def export(
         host = {name: np.asarray(array) for name, array in arrays.items()}
         files[path.with_suffix(".safetensors")] = safetensors.numpy.save(host)
     for file, content in files.items():
-        with predict.whole_file(file) as opened:
+        with whole_file(file) as opened:
             opened.write(content)
     return list(files)
 
@@ -126,7 +126,7 @@ def _program(
     seg: predict.Segmenter,
     size: Size | None,
     protocol: Protocol,
-    kernels: predict.Kernels,
+    kernels: Kernels,
     probs: bool,
 ) -> Callable[[dict[str, jax.Array], jax.Array], dict[str, jax.Array]]:
     """Returns the function of variables by name and images that is written."""
@@ -141,7 +141,7 @@ def _program(
             border = [(0, 0), (0, filled[0] - height), (0, filled[1] - width), (0, 0)]
             image = jnp.pad(image - fill, border) + fill
         sizes = jnp.stack([jnp.array(height), jnp.array(width)])[None].astype(jnp.int32)
-        labels, soft = predict.segment(
+        labels, soft = inference.segment(
             {"batch_stats": {}} | unflatten(arrays),  # which networks without BatchNorm have not
             image,
             jnp.broadcast_to(sizes, (batch, 2)),

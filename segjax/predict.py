@@ -12,37 +12,35 @@ mix with it, and a mean over the image (PSPNet, DeepLab v3) counts it. `canvas=i
 avoids it at the price of a compilation per size. Larger pictures are cut into tiles.
 """
 
-import contextlib
-import dataclasses
 import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
-from segjax import augment, checkpoint, crf, inputs, models, pretrained, protocols, state, tiles
+from segjax import (
+    augment,
+    checkpoint,
+    inference,
+    inputs,
+    models,
+    pretrained,
+    protocols,
+    state,
+    tiles,
+)
 from segjax import config as config_lib
 from segjax.config import Config
+from segjax.inference import Kernels, Size
 from segjax.inputs import Picture
+from segjax.labelmaps import Prediction, label_type, voc_palette, write_npy
 from segjax.models import segnet
-from segjax.pictures import VOID_COLOUR
 from segjax.pretrained.files import WEIGHTS
 from segjax.protocols import Protocol
-
-Size = tuple[int, int]  # height, width in pixels
-Kernels = tuple[crf.Kernel, ...]
-
-# The CRF of the network's paper, where the protocol names none.
-CRFS = {
-    "DeepLabV1": "deeplab_v1_largefov",
-    "DeepLabV2VGG": "deeplab_v2_vgg16",
-}
-DEFAULT_CRF = "deeplab_v2_resnet101"
 
 # Sides of the square canvases, one more where corners are aligned: 513 is the papers' for VOC.
 SIDES = (256, 512, 768, 1152)
@@ -79,8 +77,7 @@ def load(
             f"{path} is no network of segjax, or only a part of one: nothing in it describes a "
             "network. Train from it with --config.train.init_from"
         )
-    classes = {name: getattr(models, name) for name in models.__all__}
-    config = config_lib.from_dict(metadata["config"], classes)
+    config = config_lib.from_dict(metadata["config"], model_classes())
     number = config.model.num_classes
     return Segmenter(
         config,
@@ -90,6 +87,12 @@ def load(
         canvases=canvases,
         batch_size=batch_size,
     )
+
+
+def model_classes() -> dict[str, type]:
+    """Returns the classes that the network of a configuration, and its fields, may have."""
+    found = {name: getattr(models, name) for name in models.__all__}
+    return {name: value for name, value in found.items() if isinstance(value, type)}
 
 
 class Segmenter:
@@ -121,9 +124,11 @@ class Segmenter:
         self.batch_size = batch_size or (1 if jax.default_backend() == "cpu" else 4)
         self.fill = np.rint(np.clip(config.input.mean, 0, 255)).astype(np.uint8)
         static = ("protocol", "probs", "capacity")
-        self._segment = jax.jit(functools.partial(segment, config=config), static_argnames=static)
+        self._segment = jax.jit(
+            functools.partial(inference.segment, config=config), static_argnames=static
+        )
         self._tile = jax.jit(
-            functools.partial(segment_tile, config=config),
+            functools.partial(inference.segment_tile, config=config),
             static_argnames=static,
             donate_argnames="carry",
         )
@@ -158,7 +163,7 @@ class Segmenter:
         """
         if isinstance(protocol, str):
             protocol = protocols.find(protocol)
-        kernels = crf_kernels(crf, protocol, self.config.model)
+        kernels = inference.crf_kernels(crf, protocol, self.config.model)
         pictures, single = inputs.split(images)
         arrays = [inputs.read(picture, value_range) for picture in pictures]
         chosen = [canvas or self._canvas(array.shape[:2], protocol) for array in arrays]
@@ -210,10 +215,10 @@ class Segmenter:
         path = pathlib.Path(path)
         if path.suffix != ".npy":
             raise ValueError(f"{path} does not end in .npy, the format of large label maps")
-        kernels = crf_kernels(crf, protocol, self.config.model)
+        kernels = inference.crf_kernels(crf, protocol, self.config.model)
         array = inputs.read(image, value_range)
         strips = self._strips(array, protocol, kernels, False, tile, overlap)
-        _write_npy(path, strips, array.shape[:2], _label_type(len(self.classes)))
+        write_npy(path, strips, array.shape[:2], label_type(len(self.classes)))
         return np.load(path, mmap_mode="r")
 
     def monte_carlo(
@@ -261,7 +266,7 @@ class Segmenter:
         )
         crop = np.s_[0, : size[0], : size[1]]
         probs = np.asarray(mean)[crop]
-        labels = probs.argmax(-1).astype(_label_type(len(self.classes)))
+        labels = probs.argmax(-1).astype(label_type(len(self.classes)))
         return self._prediction(array, labels, lambda: probs, np.asarray(variance)[crop])
 
     def _canvas(self, size: Size, protocol: Protocol) -> Size | None:
@@ -292,7 +297,7 @@ class Segmenter:
             kernels=kernels,
             protocol=protocol,
             probs=probs,
-            capacity=_capacity(batch, size, kernels),
+            capacity=inference.capacity_of(batch, size, kernels),
         )
         labels = np.asarray(labels)
         predictions = []
@@ -342,7 +347,7 @@ class Segmenter:
         if not probs:
             later = functools.partial(self._probs, array, None, protocol, kernels)
             return self._prediction(array, strips, later)
-        labels = strips.argmax(-1).astype(_label_type(len(self.classes)))
+        labels = strips.argmax(-1).astype(label_type(len(self.classes)))
         return self._prediction(array, labels, lambda: strips)
 
     def _strips(
@@ -377,244 +382,11 @@ class Segmenter:
                     kernels=kernels,
                     protocol=protocol,
                     probs=probs,
-                    capacity=_capacity(part[None], size[None], kernels),
+                    capacity=inference.capacity_of(part[None], size[None], kernels),
                 )
                 blocks.append(block)
             strip = np.concatenate([np.asarray(block) for block in blocks], axis=1)
             yield strip[: height - row * step, :width]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Prediction:
-    """What a network says about a picture.
-
-    Attributes:
-      image: the picture, uint8 [H, W, 3].
-      labels: class ids, uint8 [H, W]; uint16 beyond 255 classes.
-      classes: names, by id.
-      palette: RGB, by id.
-      variance: of the probabilities over the samples of `monte_carlo`, averaged over the classes,
-        float32 [H, W]; otherwise None.
-    """
-
-    image: np.ndarray
-    labels: np.ndarray
-    classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    variance: np.ndarray | None
-    _probs: Callable[[], np.ndarray] = dataclasses.field(repr=False)
-
-    @functools.cached_property
-    def probs(self) -> np.ndarray:
-        """Class probabilities, float32 [H, W, C]."""
-        return self._probs()
-
-    @functools.cached_property
-    def entropy(self) -> np.ndarray:
-        """The entropy of each pixel's probabilities in nats, float32 [H, W]: 0 is certain."""
-        logs = np.log(np.maximum(self.probs, np.finfo(np.float32).tiny))
-        return -(self.probs * logs).sum(-1)
-
-    def overlay(self, alpha: float = 0.5) -> np.ndarray:
-        """Returns the picture under the colours of its classes, RGB uint8 [H, W, 3].
-
-        Args:
-          alpha: how much of the colours is seen, 0 to 1.
-        """
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha is {alpha}; give a number from 0 to 1")
-        colours = np.asarray(self.palette, np.float32)[self.labels]
-        return np.rint((1 - alpha) * self.image + alpha * colours).astype(np.uint8)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the label map as PNG: class ids that viewers show in the classes' colours.
-
-        Beyond 255 classes it is a grey PNG of 16 bits.
-
-        Raises:
-          ValueError: the path has another ending, or cannot be written.
-        """
-        save_labels(path, self.labels, self.palette)
-
-
-def save_labels(
-    path: str | os.PathLike[str],
-    labels: np.ndarray,
-    palette: Sequence[tuple[int, int, int]] = (),
-) -> None:
-    """Writes a label map, uint8 or uint16 [H, W], as PNG of ids.
-
-    Args:
-      path: of the file; it appears when it is complete.
-      labels: the ids.
-      palette: RGB by id, for viewers to show; without it, or for uint16, the PNG is grey.
-
-    Raises:
-      ValueError: the path has another ending, or cannot be written.
-    """
-    path = pathlib.Path(path)
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"{path} does not end in .png, the format of label maps")
-    picture = Image.fromarray(labels)
-    if len(palette) and labels.dtype == np.uint8:
-        table = np.full((256, 3), VOID_COLOUR, np.uint8)
-        table[: len(palette)] = palette
-        picture.putpalette(table.tobytes())
-    with whole_file(path) as file:
-        picture.save(file, format="PNG")
-
-
-def segment(
-    variables: dict[str, Any],
-    image: jax.Array,
-    size: jax.Array,
-    *,
-    config: Config,
-    protocol: Protocol,
-    kernels: Kernels = (),
-    probs: bool = False,
-    capacity: int | None = None,
-) -> tuple[jax.Array, jax.Array | None]:
-    """Images in, label maps out, network and CRF in one function to jit.
-
-    Args:
-      variables: "params" and "batch_stats".
-      image: uint8 [B, H, W, 3], filled up at the bottom and on the right with the mean colour.
-      size: int32 [B, 2], height and width of each image without the filling.
-      config: of the run.
-      protocol: one of `protocols.PROTOCOLS`.
-      kernels: of the CRF that refines the scores at the image's resolution; none for no CRF.
-      probs: whether to return the probabilities too.
-      capacity: of the CRF's lattice, from `segjax.crf.plan`; None holds every one that may be
-        needed.
-
-    Returns:
-      Labels uint8 (beyond 255 classes uint16) [B, H, W], and probabilities float32 [B, H, W, C] or
-      None. Beyond an image's size both are meaningless.
-    """
-    scores = _scores(variables, image, size, config, protocol, kernels, capacity)
-    labels = scores.argmax(-1).astype(_label_type(config.model.num_classes))
-    return labels, jax.nn.softmax(scores) if probs else None
-
-
-def segment_tile(
-    variables: dict[str, Any],
-    image: jax.Array,
-    size: jax.Array,
-    *,
-    carry: tiles.Carry,
-    place: jax.Array,
-    config: Config,
-    protocol: Protocol,
-    kernels: Kernels = (),
-    probs: bool,
-    capacity: int | None = None,
-) -> tuple[jax.Array, tiles.Carry]:
-    """Segments one tile, uint8 [tile, tile, 3], and blends it with its neighbours.
-
-    Args:
-      variables: as in `segment`.
-      image: as in `segment`, without the first axis.
-      size: as in `segment`, int32 [2].
-      carry: of `tiles.blend`.
-      place: int32 [2], number of the tile's row and column.
-      config: as in `segment`.
-      protocol: as in `segment`.
-      kernels: as in `segment`.
-      probs: return probabilities in place of labels.
-      capacity: as in `segment`.
-
-    Returns:
-      The finished block, labels [step, step] or probabilities [step, step, C], and the carry.
-    """
-    scores = _scores(variables, image[None], size[None], config, protocol, kernels, capacity)
-    soft = jax.nn.softmax(scores)
-    block, carry = tiles.blend(soft[0], carry, place[0], place[1])
-    if not probs:
-        block = block.argmax(-1).astype(_label_type(config.model.num_classes))
-    return block, carry
-
-
-def voc_palette(number: int) -> tuple[tuple[int, int, int], ...]:
-    """Returns the colours of PASCAL VOC: the bits of an id, in turn those of R, G and B."""
-    return tuple(
-        tuple(sum((i >> 3 * k + c & 1) << 7 - k for k in range(8)) for c in range(3))
-        for i in range(number)
-    )
-
-
-def _scores(
-    variables: dict[str, Any],
-    image: jax.Array,
-    size: jax.Array,
-    config: Config,
-    protocol: Protocol,
-    kernels: Kernels,
-    capacity: int | None,
-) -> jax.Array:
-    model = protocols.adapt(config.model, protocol)
-    scores = protocols.scores(
-        protocols.network(model, variables, config.input),
-        image.astype(jnp.float32),
-        size,
-        protocol=protocol,
-        fill=config.input.mean,
-        align_corners=config.loss.align_corners,
-    )
-    return refine(scores, image, size, kernels, capacity=capacity) if kernels else scores
-
-
-def refine(
-    scores: jax.Array,
-    image: jax.Array,
-    size: jax.Array,
-    kernels: Kernels,
-    *,
-    capacity: int | None = None,
-) -> jax.Array:
-    """Refines the scores of images on a canvas by a fully connected CRF.
-
-    Args:
-      scores: of `protocols.scores`, float32 [B, H, W, C].
-      image: uint8 [B, H, W, 3], filled up at the bottom and on the right. Filling takes no part.
-      size: int32 [B, 2], height and width of each image without the filling.
-      kernels: a value of `segjax.crf.PRESETS`, or your own.
-      capacity: as for `segjax.crf.mean_field`.
-
-    Returns:
-      float32 [B, H, W, C], whose softmax is the refined probabilities.
-    """
-    mask = on_image(size, image.shape[1:3])
-    return crf.refine_logits(scores, image, kernels, mask=mask, capacity=capacity)
-
-
-def on_image(size: jax.Array, canvas: Size) -> jax.Array:
-    """Returns bool [B, *canvas]: true on the images, of sizes int32 [B, 2], of a canvas."""
-    rows = jnp.arange(canvas[0])[None, :, None] < size[:, 0, None, None]
-    return rows & (jnp.arange(canvas[1])[None, None] < size[:, 1, None, None])
-
-
-def crf_kernels(choice: bool | str | Kernels, protocol: Protocol, model: Any) -> Kernels:
-    """Returns the kernels that an option `crf` means, none for False.
-
-    Raises:
-      ValueError: there is no preset of that name.
-    """
-    if choice is True:
-        choice = protocol.crf or CRFS.get(type(model).__name__, DEFAULT_CRF)
-    if isinstance(choice, str):
-        if choice not in crf.PRESETS:
-            raise ValueError(f"crf={choice!r}; accepted are {', '.join(crf.PRESETS)}")
-        return crf.PRESETS[choice]
-    return tuple(choice or ())
-
-
-def _capacity(batch: np.ndarray, size: np.ndarray, kernels: Kernels) -> int | None:
-    """Returns the capacity that the lattices of all images of a batch fit in; None without CRF."""
-    if not kernels:
-        return None
-    masks = np.asarray(on_image(size, batch.shape[1:3]))
-    return max(crf.plan(i, kernels, mask=m) for i, m in zip(batch, masks, strict=True))
 
 
 def _stored(path: pathlib.Path, step: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -659,34 +431,3 @@ def _by_area(canvases: Sequence[Size]) -> list[Size]:
 def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
     for i in range(0, len(items), size):
         yield items[i : i + size]
-
-
-def _label_type(num_classes: int) -> type[np.unsignedinteger]:
-    return np.uint8 if num_classes <= 255 else np.uint16
-
-
-@contextlib.contextmanager
-def whole_file(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """Opens a file that appears under its name when it is complete, or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            try:
-                yield file
-            except BaseException:
-                part.unlink()
-                raise
-        part.replace(path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def _write_npy(path: pathlib.Path, strips: Iterable[np.ndarray], shape: Size, kind: type) -> None:
-    # Written through the file system and not through a memory map: a full disk is then an error
-    # that can be caught.
-    header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}
-    with whole_file(path) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for strip in strips:
-            file.write(np.ascontiguousarray(strip).data)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from segjax import checkpoint, evaluate, log, models, pictures, pretrained, report, state, steps
+from segjax import checkpoint, evaluate, log, pictures, predict, pretrained, report, state, steps
 from segjax import config as config_lib
 from segjax.config import Config
 from segjax.data import datasets, pipeline
@@ -32,12 +32,7 @@ def read_config(workdir: str) -> Config:
         values = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-    return config_lib.from_dict(values, classes())
-
-
-def classes() -> dict[str, type]:
-    """Returns the classes a configuration may name."""
-    return {name: getattr(models, name) for name in models.__all__}
+    return config_lib.from_dict(values, predict.model_classes())
 
 
 def prepare(config: Config, splits: Sequence[str] = ()) -> datasets.Prepared:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import segjax
-from segjax import checkpoint, cli, predict, state, submission
+from segjax import checkpoint, cli, labelmaps, state, submission
 from segjax.config import Config, Data, Input, to_dict
 from segjax.data import datasets
 from segjax.models import SegNetBasic
@@ -137,14 +137,14 @@ def test_predict_stops_where_it_cannot_write_and_keeps_what_is_finished(
     folder = tmp_path / "in"
     for i in range(4):
         picture(folder / f"{i}.png", seed=i)
-    whole, count = predict.whole_file, iter(range(9))
+    whole, count = labelmaps.whole_file, iter(range(9))
 
     def full(path):
         if next(count) == 1:
             raise ValueError(f"{path} cannot be written: No space left on device")
         return whole(path)
 
-    monkeypatch.setattr(predict, "whole_file", full)
+    monkeypatch.setattr(labelmaps, "whole_file", full)
     out = tmp_path / "out"
     assert cli.main(["predict", str(run), str(folder), f"--out={out}"]) == 2
     assert [p.name for p in out.iterdir()] == ["0.png"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from segjax import config, crf, export, models, predict, state
+from segjax import config, crf, export, labelmaps, models, predict, state
 from segjax.protocols import Protocol
 
 # What README.md shows, and a check that nothing of segjax, Flax or Orbax is needed.
@@ -34,7 +34,7 @@ def segmenter(model=None, **changes):
     model = model or models.SegNetBasic(num_classes=4, width=4)
     cfg = config.Config(model=model, **changes)
     variables = state.init_variables(model, jax.random.key(0), (32, 32))
-    palette = predict.voc_palette(model.num_classes)
+    palette = labelmaps.voc_palette(model.num_classes)
     classes = "abcdefgh"[: model.num_classes]
     return predict.Segmenter(cfg, variables, classes=classes, palette=palette)
 

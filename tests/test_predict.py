@@ -14,7 +14,19 @@ import pytest
 from PIL import Image
 
 import segjax
-from segjax import checkpoint, config, crf, models, predict, pretrained, protocols, state, steps
+from segjax import (
+    checkpoint,
+    config,
+    crf,
+    inference,
+    labelmaps,
+    models,
+    predict,
+    pretrained,
+    protocols,
+    state,
+    steps,
+)
 from segjax.models import segnet
 from segjax.protocols import Protocol
 
@@ -32,7 +44,7 @@ def metadata_of(cfg):
         "config": config.to_dict(cfg),
         "dataset": "streets",
         "classes": list(CLASSES),
-        "palette": [list(colour) for colour in predict.voc_palette(len(CLASSES))],
+        "palette": [list(colour) for colour in labelmaps.voc_palette(len(CLASSES))],
     }
 
 
@@ -136,7 +148,7 @@ def test_probabilities_entropy_and_overlay(seg):
     exact = lazy.probs.astype(np.float64)
     np.testing.assert_allclose(lazy.entropy, -(exact * np.log(exact)).sum(-1), atol=1e-6)
     assert lazy.entropy.max() <= np.log(5)
-    colours = np.array(predict.voc_palette(5))[lazy.labels]
+    colours = np.array(labelmaps.voc_palette(5))[lazy.labels]
     np.testing.assert_array_equal(lazy.overlay(1.0), colours)
     np.testing.assert_array_equal(lazy.overlay(0.0), image)
     np.testing.assert_allclose(lazy.overlay(0.25), 0.75 * image + 0.25 * colours, atol=0.5)
@@ -145,10 +157,10 @@ def test_probabilities_entropy_and_overlay(seg):
 
 
 def test_voc_palette_is_the_published_one():
-    palette = predict.voc_palette(22)
+    palette = labelmaps.voc_palette(22)
     assert palette[:3] == ((0, 0, 0), (128, 0, 0), (0, 128, 0))
     assert palette[15] == (192, 128, 128) and palette[20] == (0, 64, 128)  # person, tv monitor
-    assert predict.voc_palette(256)[255] == (224, 224, 192)  # void
+    assert labelmaps.voc_palette(256)[255] == (224, 224, 192)  # void
 
 
 def test_saved_label_maps_hold_ids_and_colours(seg, tmp_path):
@@ -194,7 +206,7 @@ def test_lists_arrays_and_mixed_sizes_are_like_single_pictures(seg, run, tmp_pat
 def test_a_hundred_sizes_compile_four_programs(run):
     model = models.SegNetBasic(num_classes=3, width=1)
     cfg = config.Config(model=model)
-    seg = predict.Segmenter(cfg, variables_of(cfg), classes="abc", palette=predict.voc_palette(3))
+    seg = predict.Segmenter(cfg, variables_of(cfg), classes="abc", palette=labelmaps.voc_palette(3))
     random = np.random.default_rng(0)
     sizes = random.integers(32, 1101, (100, 2))
     sizes[15:] //= 8  # most of them small, so that the test is fast
@@ -349,7 +361,7 @@ def test_padding_takes_no_part_in_the_crf(seg):
     scores = random.normal(size=(2, 64, 96, 5)).astype(np.float32)
     scores[1, :40, :60] = scores[0, :40, :60]  # the same, with other scores beyond
     kernels = (crf.Bilateral(20.0, 20.0, 5.0), crf.Spatial(3.0, 3.0))
-    refined = predict.refine(
+    refined = inference.refine(
         jnp.asarray(scores), jnp.asarray(np.stack([image] * 2)), np.int32([[40, 60]] * 2), kernels
     )
     probs = np.asarray(jax.nn.softmax(refined))[:, :40, :60]
@@ -361,7 +373,7 @@ def test_padding_takes_no_part_in_the_crf(seg):
 
 def test_which_crf_is_meant(seg):
     model = seg.config.model
-    find = predict.crf_kernels
+    find = inference.crf_kernels
     assert find(False, Protocol(), model) == ()
     assert find(True, Protocol(), model) == crf.PRESETS["deeplab_v2_resnet101"]
     assert find(True, protocols.find("deeplab_v1"), model) == crf.PRESETS["deeplab_v1_largefov"]
@@ -404,7 +416,7 @@ def test_monte_carlo(seg):
 def test_monte_carlo_is_of_segnet():
     model = models.DeepLabV3(num_classes=2, depth=14, width=4, features=4)
     cfg = config.Config(model=model)
-    seg = predict.Segmenter(cfg, {}, classes="ab", palette=predict.voc_palette(2))
+    seg = predict.Segmenter(cfg, {}, classes="ab", palette=labelmaps.voc_palette(2))
     with pytest.raises(ValueError, match="of SegNet and SegNetBasic with dropout, not of DeepLab"):
         seg.monte_carlo(picture(9, 9))
 
