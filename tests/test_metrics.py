@@ -60,6 +60,18 @@ def test_trimap_is_the_void_dilated_by_a_square():
     assert (np.asarray(metrics.trimap(jnp.asarray(label), 0)) == 255).all()
 
 
+def test_the_edge_of_an_image_on_its_canvas_is_no_boundary():
+    """The band is that of the image alone, whatever lies around it."""
+    alone = np.zeros((1, 7, 6), np.int32)
+    alone[0, 2, 1] = 255
+    canvas = np.full((1, 10, 9), 255, np.int32)
+    canvas[:, :7, :6] = alone
+    band = jax.jit(lambda x: metrics.trimap(x, 2, size=jnp.array([[7, 6]])))(canvas)
+    expected = np.full(canvas.shape, 255)
+    expected[:, :7, :6] = metrics.trimap(jnp.asarray(alone), 2)
+    np.testing.assert_array_equal(band, expected)
+
+
 def berkeley_boundary(mask):
     """seg2bdry(mask, 'imageSize') as published: odd cells of a map of doubled size."""
     h, w = mask.shape
