@@ -35,7 +35,7 @@ def cross_entropy(
     loss = jax.nn.logsumexp(logits, axis=-1) - picked  # [B, H, W]
     if class_weights is not None:
         loss *= jnp.asarray(class_weights)[index[..., 0]]
-    return jnp.sum(jnp.where(valid, loss, 0.0)), jnp.sum(valid, dtype=jnp.float32)
+    return jnp.sum(jnp.where(valid, loss, 0.0)), jnp.sum(valid, dtype=jnp.int32).astype(jnp.float32)
 
 
 def match_resolution(

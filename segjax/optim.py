@@ -110,14 +110,14 @@ def by_path(tree: optax.Params, f: Callable[[str, Any], Any]) -> optax.Params:
 
 
 def _check(optim: config.Optim) -> None:
-    for name, low in (("lr", 0), ("weight_decay", 0), ("clip_norm", 0), ("end_lr", 0)):
+    least = {"lr": 0, "weight_decay": 0, "clip_norm": 0, "end_lr": 0, "power": 0, "warmup": 0}
+    least |= {"accumulate": 1, "step_every": 1, "step_factor": 0}
+    for name, low in least.items():
         if not getattr(optim, name) >= low:
             raise ValueError(f"optim.{name} is {getattr(optim, name)}; it must be {low} or more")
     for name in ("momentum", "ema_decay"):
         if not 0 <= getattr(optim, name) < 1:
             raise ValueError(f"optim.{name} is {getattr(optim, name)}; it must be in [0, 1)")
-    if optim.accumulate < 1:
-        raise ValueError(f"optim.accumulate is {optim.accumulate}; it must be 1 or more")
 
 
 def _find_all(field: str, expressions: tuple[str, ...], params: optax.Params) -> None:
