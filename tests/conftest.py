@@ -1,5 +1,6 @@
 """Strict settings for every test: four virtual devices, no silent promotion, no TensorFlow."""
 
+import gc
 import importlib.abc
 import importlib.machinery
 import os
@@ -38,3 +39,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Frees the programs of a file: each maps memory, and a process may have 65,530 mappings."""
+    yield
+    jax.clear_caches()
+    gc.collect()
