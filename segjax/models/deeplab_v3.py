@@ -11,9 +11,11 @@ are the paper's and a network computes the same values at every output stride. L
 at the output stride and upsampled by the loss and the predictor. From scratch, kernels start
 He-normal.
 
-torchvision's ImageNet weights were trained with the stride in the 3x3 convolution. They belong into
-`DeepLabV3(..., stride_in="3x3", first_rate="previous")`, which keeps what they have learnt but for
-multi-grid: the first block of a dilated stage has half the paper's rate.
+Caution: torchvision's ImageNet weights were trained with the stride in the 3x3 convolution. The
+networks here have it in the 1x1 by default: the weights fit by shape, but compute something else
+there. They belong into `DeepLabV3(..., stride_in="3x3", first_rate="previous")`, as in configs/,
+which keeps what they have learnt but for multi-grid: the first block of a dilated stage has half
+the paper's rate.
 """
 
 import dataclasses
@@ -81,7 +83,8 @@ class DeepLabV3(nn.Module):
     """DeepLab v3 with parallel atrous convolution, the paper's final model (section 4.2).
 
     58,040,661 parameters for 21 classes; depth 50: 39,048,533. The variables do not depend on the
-    output stride: train at 16, evaluate at 8.
+    output stride: train at 16, evaluate at 8. Nor do their shapes on `stride_in`: torchvision's
+    weights load by shape, but need stride_in="3x3" (see above).
 
     Maps float [B, H, W, 3] to {"logits": float32 [B, h, w, num_classes]}: 513 becomes 33 at output
     stride 16 and 65 at 8. The paper upsamples them to the labels' size for the loss.
@@ -94,7 +97,7 @@ class DeepLabV3(nn.Module):
     rates: tuple[int, ...] = (6, 12, 18)  # of ASPP at output stride 16; doubled at 8
     features: int = 256  # channels of ASPP
     dropout: float = 0.1  # before the classifier, as in the release; the paper names none
-    stride_in: str = "1x1"  # or "3x3", torchvision's; see resnet.ResNet
+    stride_in: str = "1x1"  # torchvision's weights need "3x3"; see resnet.ResNet
     first_rate: str = "full"  # or "previous", torchvision's; see resnet.plan
     width: int = 64  # channels of the first convolution
     norm: Norm = dataclasses.field(default_factory=lambda: Norm(decay=0.9997))
@@ -124,7 +127,8 @@ class DeepLabV3Cascade(nn.Module):
     """DeepLab v3 with cascaded atrous convolution: stage 4 copied three times (section 3.2).
 
     Each copy doubles the rate. 82,706,517 parameters for 21 classes; depth 50: 63,714,389. The
-    default multi-grid is the best of Table 3.
+    default multi-grid is the best of Table 3. torchvision's weights need stride_in="3x3", as in
+    DeepLabV3.
 
     Maps float [B, H, W, 3] to {"logits": float32 [B, h, w, num_classes]}, as DeepLabV3.
     """
@@ -134,7 +138,7 @@ class DeepLabV3Cascade(nn.Module):
     output_stride: int = 16  # input pixels per pixel of the logits; up to 256 (Table 1)
     multi_grid: tuple[int, ...] = (1, 2, 1)  # rates in stages 4 to 7, times the stage's
     cascade: int = 3  # copies of stage 4; 0: "block4", 3: "block7"
-    stride_in: str = "1x1"  # or "3x3", torchvision's; see resnet.ResNet
+    stride_in: str = "1x1"  # torchvision's weights need "3x3"; see resnet.ResNet
     first_rate: str = "full"  # or "previous", torchvision's; see resnet.plan
     width: int = 64  # channels of the first convolution
     norm: Norm = dataclasses.field(default_factory=lambda: Norm(decay=0.9997))
