@@ -448,6 +448,8 @@ def test_the_stride_of_another_resnet_is_mentioned(tmp_path: pathlib.Path):
     model = models.DeepLabV2ResNet(5, 26, width=16)
     assert "stride" in str(load_small(tmp_path, tensors, model=model)[1])
     model = models.DeepLabV3(5, 26, width=16)
+    assert 'stride_in="3x3"' in str(load_small(tmp_path, tensors, model=model)[1])
+    model = model.clone(stride_in="3x3", first_rate="previous")
     assert "stride" not in str(load_small(tmp_path, tensors, model=model)[1])
 
 

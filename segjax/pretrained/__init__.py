@@ -169,7 +169,7 @@ def _load(
         values, unused = sources.translate(source, tensors, shapes, epsilon=epsilon, seed=seed)
         merged, report = merge(variables, files.unflatten(values))
         report = dataclasses.replace(
-            report, unused=tuple(unused), notes=tuple(_notes(source, type(model).__name__, report))
+            report, unused=tuple(unused), notes=tuple(_notes(source, model, report))
         )
         missing = [p for p in report.new if source.needs(p, report.loaded)]
     if strict and (missing or report.unused):
@@ -205,12 +205,12 @@ def _source(
     return SOURCES.get(name)
 
 
-def _notes(source: Source, network: str, report: Report) -> Iterator[str]:
+def _notes(source: Source, model: nn.Module, report: Report) -> Iterator[str]:
     """Yields what shapes do not tell."""
     if source.note:
         yield source.note
-    if network in source.cautions:
-        yield source.cautions[network]
+    if caution := source.caution(model):
+        yield caution
     if report.loaded:
         order = "blue, green, red" if source.input.bgr else "red, green, blue"
         yield (

@@ -51,7 +51,7 @@ class Source:
     dropped: str = "(?!)"  # tensors that are left out on purpose
     statistics: str = "stored"  # of BatchNorm; "folded" into scale and shift, or "missing"
     note: str = ""  # to be told to the reader of every report
-    cautions: Mapping[str, str] = dataclasses.field(default_factory=dict)  # by class of network
+    caution: Callable[[nn.Module], str] = lambda model: ""  # to be told where the network differs
 
     def rename(self, name: str) -> str:
         """Returns a tensor's name without what wrappers and versions of the file put there."""
@@ -335,10 +335,7 @@ SOURCES = {
             width=_width(t, "conv1.weight"),
         ),
         input=Input(),
-        cautions={
-            "DeepLabV2ResNet": "these weights have the stride of a stage in a 3x3 convolution, "
-            "DeepLabV2ResNet in a 1x1 (Caffe): they are a start for training, not the same network"
-        },
+        caution=lambda model: _stride_caution(model),
     ),
     "torchvision_vgg16_bn": Source(
         about="torchvision's VGG16 with BatchNorm, ImageNet: the encoder of SegNet",
@@ -385,6 +382,19 @@ SOURCES = {
         "train on",
     ),
 }
+
+
+def _stride_caution(model: nn.Module) -> str:
+    """Shapes do not tell which convolution of a ResNet has the stride."""
+    caution = (
+        f"these weights have the stride of a stage in a 3x3 convolution, {type(model).__name__} in "
+        "a 1x1 (Caffe): they are a start for training, not the same network"
+    )
+    if isinstance(model, models.DeepLabV2ResNet):
+        return caution
+    if getattr(model, "stride_in", "") == "1x1":
+        return caution + '. It takes stride_in="3x3", first_rate="previous"'
+    return ""
 
 
 def _segnet(t: Tensors) -> nn.Module:
