@@ -4,15 +4,18 @@ Each image has its own key. A thin random shell, `augment`, draws numbers and ha
 deterministic functions below it. All shapes are static. What the configuration switches off is not
 part of the compiled program.
 
-The order is that of the PSPNet training code: colour, scale, rotation, flip, crop, blur. Scaling,
-flipping and cropping are one matrix per axis; the image is sampled once, bilinearly with half-pixel
-centres and without antialiasing (OpenCV's INTER_LINEAR), the label by nearest neighbour at the same
-centres (INTER_NEAREST_EXACT), which keeps the two aligned. The side of a scaled image is truncated
-to whole pixels, as in Caffe.
+The order is colour, scale, rotation, flip, crop, blur. It is that of PSPNet's PyTorch code, but
+that the blur comes before the flip there; the two differ within its radius of a crop's border.
+Scaling, flipping and cropping are one matrix per axis; the image is sampled once, bilinearly with
+half-pixel centres and without antialiasing (OpenCV's INTER_LINEAR), the label by nearest neighbour
+at the same centres (INTER_NEAREST_EXACT), which keeps the two aligned; Caffe and PSPNet take
+INTER_NEAREST, up to half a pixel beside. The side of a scaled image is truncated to whole pixels,
+as in Caffe; PSPNet's code rounds it.
 
 The host has put images of many sizes into the upper left corner of one canvas. Crops are drawn
 within the image, not within the canvas: a canvas larger than an image changes nothing. A crop
-larger than the scaled image is filled on its right and lower side.
+larger than the scaled image is filled on its right and lower side, as in Caffe; PSPNet's code
+centres the image.
 """
 
 from collections.abc import Iterator, Sequence
