@@ -82,9 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def predict(arguments: argparse.Namespace) -> int:
     """Writes label maps of pictures; unreadable ones are reported at the end."""
+    import warnings
+
     import segjax
     from segjax import inputs, log, pictures, protocols, submission
 
+    warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a file is told at the end
     protocols.find(arguments.protocol)
     jobs = _jobs(arguments.images)
     seg = segjax.load(arguments.run_folder, step=arguments.step)

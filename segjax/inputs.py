@@ -2,7 +2,6 @@
 
 import os
 import struct
-import warnings
 import zlib
 from collections.abc import Iterable
 from typing import Any
@@ -40,8 +39,9 @@ def split(pictures: Picture | Iterable[Picture]) -> tuple[list[Picture], bool]:
 def read(picture: Picture, value_range: tuple[float, float] | None = None) -> np.ndarray:
     """Returns a picture as RGB.
 
-    A file is turned as its EXIF orientation says. Grey becomes RGB, an alpha channel is dropped,
-    of 16 bits the upper 8 are kept, as the data pipeline does.
+    A file is turned as its EXIF orientation says; the images of a data set are where their masks
+    are. Grey becomes RGB, an alpha channel is dropped, of 16 bits the upper 8 are kept, as the data
+    pipeline does.
 
     Args:
       picture: the path of an image file or of an .npy array; a PIL image; an array [H, W],
@@ -78,14 +78,16 @@ def _read_file(path: str, value_range: tuple[float, float] | None) -> np.ndarray
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"is no .npy array: {error}") from error
         return _from_array(array, value_range)
+    limit = Image.MAX_IMAGE_PIXELS
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return _from_pil(image)
+        with Image.open(path) as image:
+            # Below twice the limit Pillow only warns, and warnings cannot be caught on threads.
+            if limit is not None and image.width * image.height > limit:
+                raise Image.DecompressionBombError
+            return _from_pil(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(
-            f"is larger than {Image.MAX_IMAGE_PIXELS:,} pixels, which may be an attack on memory; "
+            f"is larger than {limit:,} pixels, which may be an attack on memory; "
             "if you trust it, raise PIL.Image.MAX_IMAGE_PIXELS, or give it as an .npy file"
         ) from error
     except Image.UnidentifiedImageError as error:

@@ -162,7 +162,12 @@ class Checked:
         if oriented := [name for s in self.summaries.values() for name in s.oriented]:
             table.caption += (
                 f"; {len(oriented)} EXIF orientations are ignored, that of {oriented[0]} first: "
-                "masks must fit the pixels as stored"
+                "masks must fit the pixels as stored (prediction turns such pictures)"
+            )
+        if turned := [name for s in self.summaries.values() for name in s.turned]:
+            table.caption += (
+                f"; {len(turned)} images are turned by their EXIF orientation, {turned[0]} first, "
+                "as their masks are"
             )
         return table
 
@@ -269,7 +274,11 @@ def _builders(data: config.Data, splits: Sequence[str]) -> dict[str, Segmentatio
     options = parse_options(kind, data.options)
     label_map = parse_label_map(data.label_map)
     splits = splits or (data.train_split, data.val_split)
-    return {split: kind(data.dir, split, label_map=label_map, **options) for split in splits}
+    builders = {s: kind(data.dir, s, label_map=label_map, **options) for s in splits}
+    if data.train_split not in splits and not next(iter(builders.values())).knows_classes:
+        # The ids of one split are not the classes: it may lack one that others have.
+        return _builders(data, (data.train_split, *splits))
+    return builders
 
 
 def _folder(builder: SegmentationBuilder, data: config.Data) -> pathlib.Path:

@@ -39,7 +39,7 @@ class Example:
     pixels: np.ndarray  # int64 [256], pixels per train id
     colour_sum: np.ndarray  # float64 [3], sum over pixels of RGB
     colour_squares: np.ndarray  # float64 [3], sum over pixels of RGB squared
-    orientation: bool = False  # an EXIF orientation was ignored
+    orientation: str = ""  # what was done about one in EXIF: "ignored" or "applied"
 
 
 @dataclasses.dataclass
@@ -58,7 +58,8 @@ class Summary:
     least_width: int = 0  # pixels
     colour_sum: list[float] = dataclasses.field(default_factory=lambda: [0.0] * 3)
     colour_squares: list[float] = dataclasses.field(default_factory=lambda: [0.0] * 3)
-    oriented: list[str] = dataclasses.field(default_factory=list)  # ids with an EXIF orientation
+    oriented: list[str] = dataclasses.field(default_factory=list)  # ids: EXIF orientation ignored
+    turned: list[str] = dataclasses.field(default_factory=list)  # ids: EXIF orientation applied
     class_weights: list[float] = dataclasses.field(default_factory=list)  # median frequency, 0..254
 
     def add(self, example: Example) -> None:
@@ -77,8 +78,10 @@ class Summary:
         self.image_pixels = (np.array(self.image_pixels) + present * height * width).tolist()
         self.colour_sum = (np.array(self.colour_sum) + example.colour_sum).tolist()
         self.colour_squares = (np.array(self.colour_squares) + example.colour_squares).tolist()
-        if example.orientation:
+        if example.orientation == "ignored":
             self.oriented.append(example.id)
+        elif example.orientation == "applied":
+            self.turned.append(example.id)
 
     @property
     def mean(self) -> tuple[float, float, float]:
@@ -139,7 +142,7 @@ def median_frequency(pixels: Sequence[int], image_pixels: Sequence[int]) -> np.n
 
 
 def make_example(
-    name: str, image: bytes, rgb: np.ndarray, label: np.ndarray, orientation: bool = False
+    name: str, image: bytes, rgb: np.ndarray, label: np.ndarray, orientation: str = ""
 ) -> Example:
     """Returns the example of an image file, its pixels uint8 [H, W, 3] and its label [H, W]."""
     mean, std = (m.ravel() for m in cv2.meanStdDev(rgb))
@@ -160,6 +163,10 @@ def read_pair(
 ) -> Example:
     """Reads and checks one pair; `to_label` turns a decoded mask into train ids.
 
+    An EXIF orientation is applied where the mask has the size of the turned picture and not that of
+    the stored one. Otherwise it is ignored: the mask was drawn on the pixels as stored, or both
+    sizes are the same and nothing tells.
+
     Raises:
         DataError: the message begins with the name of the file at fault, relative to `root`.
     """
@@ -174,19 +181,18 @@ def read_pair(
     with _about(name):
         data = pair.image.read_bytes()
         rgb = images.read_image(data)
-        orientation = images.orientation_matters(data)
+        orientation = "ignored" if images.orientation_matters(data) else ""
     with _about(mask_name):
         label = to_label(images.read_mask(pair.mask.read_bytes()))
+    if orientation and label.shape != rgb.shape[:2]:
+        upright = images.read_image(data, upright=True)
+        if label.shape == upright.shape[:2]:
+            rgb, data, orientation = upright, images.write_png(upright), "applied"
     if label.shape != rgb.shape[:2]:
-        why = "Undo the resizing of one (masks by nearest neighbour), or pair the right ones"
-        if orientation and label.shape == rgb.shape[1::-1]:
-            why = (
-                "The image carries an EXIF orientation and the mask was drawn on the turned "
-                "picture: store the pixels upright, 'mogrify -auto-orient'"
-            )
         sizes = ["x".join(map(str, a.shape[:2])) for a in (rgb, label)]
         raise DataError(
-            f"{name} is {sizes[0]} but {mask_name} is {sizes[1]} (height x width). {why}"
+            f"{name} is {sizes[0]} but {mask_name} is {sizes[1]} (height x width). Undo the "
+            "resizing of one (masks by nearest neighbour), or pair the right ones"
         )
     return make_example(pair.id, data, rgb, label, orientation)
 

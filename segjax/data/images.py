@@ -15,25 +15,27 @@ class DataError(ValueError):
     """A mistake in a data set; the message names the file and what mends it."""
 
 
-def read_image(data: bytes) -> np.ndarray:
+def read_image(data: bytes, *, upright: bool = False) -> np.ndarray:
     """Decodes an image file to uint8 RGB [H, W, 3].
 
-    Grey, RGBA and 16-bit files become 8-bit RGB. The pixels come as stored: an EXIF orientation is
-    ignored, because a mask carries none.
+    Grey, RGBA and 16-bit files become 8-bit RGB.
+
+    Args:
+        data: of the file.
+        upright: turn the picture as its EXIF orientation says; otherwise pixels come as stored.
 
     Raises:
         DataError: the bytes are truncated or no image. (OpenCV before 4.11 fills the missing part
             of a truncated JPEG with grey, which is why it is not supported.)
     """
-    return _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    return _decode(data, cv2.IMREAD_COLOR_RGB | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION))
 
 
 def orientation_matters(data: bytes) -> bool:
     """Returns whether an EXIF orientation would turn or mirror this image."""
     if b"Exif\0\0" not in data[:65536]:
         return False
-    upright = _decode(data, cv2.IMREAD_COLOR_RGB)
-    return not np.array_equal(upright, read_image(data))
+    return not np.array_equal(read_image(data, upright=True), read_image(data))
 
 
 def read_mask(data: bytes) -> np.ndarray:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from segjax import inputs
 from segjax.config import Data
 from segjax.data import datasets
 from segjax.data.builders.base import SegmentationBuilder
@@ -62,6 +63,17 @@ def test_the_folder_fills_in_what_only_it_tells(own):
     np.testing.assert_allclose(dataset.std, pixels.std(0), rtol=1e-6)
     # The entry itself is as it was.
     assert datasets.DATASETS["folder"].classes == ()
+
+
+def test_a_split_that_lacks_a_class_has_the_classes_of_the_training_split(own):
+    write(raw(own, "masks/009.png"), blocks(ids=(0, 1)))  # the only one of the validation split
+    for read in (datasets.check, datasets.prepare):
+        checked = read(own, ["val"])
+        assert checked.summaries["val"].ids() == [0, 1]
+        assert checked.dataset.classes == ("class 0", "class 1", "class 2")
+    write(raw(own, "classes.txt"), b"a\nb\nc\n")
+    named = datasets.check(own, ["val"])
+    assert named.dataset.classes == ("a", "b", "c") and list(named.summaries) == ["val"]
 
 
 def test_counts_and_weights_are_stored_beside_the_records(own):
@@ -242,7 +254,21 @@ def test_a_mask_drawn_on_the_turned_picture(own):
     write(raw(own, "images/004.jpg"), jpeg(picture(), orientation=6))
     assert datasets.check(own).summaries["train"].oriented == ["004"]
     write(raw(own, "masks/004.png"), blocks(32, 24))
-    check_raises(own, "images/004.jpg is 24x32 but masks/004.png is 32x24", "EXIF orientation")
+    prepared = datasets.prepare(own, show=False)
+    summary = prepared.summaries["train"]
+    assert summary.turned == ["004"] and summary.oriented == [] and summary.height == 32
+    [record] = [r for r in prepared.source("train") if r["id"] == b"004"]
+    stored = read_image(raw(own, "images/004.jpg").read_bytes())
+    np.testing.assert_array_equal(read_image(record["image"]), np.rot90(stored, -1))
+    assert "1 images are turned by their EXIF orientation, 004 first" in " ".join(
+        prepared.table().caption.split()
+    )
+    # Prediction sees the same pixels.
+    seen = inputs.read(raw(own, "images/004.jpg"))
+    np.testing.assert_array_equal(read_image(record["image"]), seen)
+    # A half turn does not exchange the sides.
+    write(raw(own, "images/004.jpg"), jpeg(picture(), orientation=3))
+    check_raises(own, "images/004.jpg is 24x32 but masks/004.png is 32x24")
 
 
 def test_the_table_tells_of_ignored_orientations(own, capsys):
