@@ -6,8 +6,15 @@ import importlib.machinery
 import os
 import sys
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=4",
+        # The tests compile far longer than they compute.
+        "--xla_backend_optimization_level=0",
+        # Four devices wait for each other on however few cores; by default the process is aborted.
+        "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+    ]
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 
