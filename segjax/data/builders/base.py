@@ -82,6 +82,11 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         """
         raise NotImplementedError
 
+    @property
+    def knows_classes(self) -> bool:
+        """Whether the classes are known before a mask is read."""
+        return True
+
     @functools.cached_property
     def pairs(self) -> list[Pair]:
         """The files of the split, in the order of the records."""

@@ -30,13 +30,14 @@ class Cityscapes(SegmentationBuilder):
     SPLITS = ("train", "val", "test", "train_extra")
     LAYOUT = (
         "  leftImg8bit/train/*/*_leftImg8bit.png\n  gtFine/train/*/*_gtFine_labelIds.png\n"
-        "  and the same with val, test; gtCoarse with the option coarse=True"
+        "  and the same with val, test; gtCoarse for train_extra and with the option coarse=True"
     )
 
     def __init__(
         self, root: str = "", split: str = "train", *, coarse: bool = False, **kwargs: Any
     ) -> None:
-        self.annotation = "gtCoarse" if coarse else "gtFine"
+        # Of the further 19,998 images there are coarse annotations alone.
+        self.annotation = "gtCoarse" if coarse or split == "train_extra" else "gtFine"
         super().__init__(root, split, **kwargs)
 
     def find_pairs(self) -> list[Pair]:

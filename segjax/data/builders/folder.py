@@ -8,8 +8,8 @@ Splits are, in this order: subfolders, `images/train` beside `masks/train`; list
 `train` (option `val_every`).
 
 With `classes.txt` ids that no line stands for are an error; without it the classes are 0..C-1 as
-the masks hold them. Where each line ends in a colour, `road 128 64 128`, masks may be RGB. Lines
-named `void` come last and give colours that are ignored.
+the masks hold them, those of the training split among them. Where each line ends in a colour,
+`road 128 64 128`, masks may be RGB. Lines named `void` come last and give colours that are ignored.
 """
 
 import pathlib
@@ -50,6 +50,10 @@ class Folder(SegmentationBuilder):
             self.palette = tuple(colour for colour, i in colours.items() if i != IGNORE)
             self.ids = {i: i for i in (*range(len(self.classes)), IGNORE)}
             self.colours = colours or None
+
+    @property
+    def knows_classes(self) -> bool:
+        return bool(self.classes)
 
     def fingerprint(self) -> list:
         return [*super().fingerprint(), self.classes, list((self.colours or {}).items())]

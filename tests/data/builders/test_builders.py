@@ -123,6 +123,9 @@ def test_cityscapes_with_train_ids_or_coarse(tmp_path):
     assert set(np.unique(got["bochum_000000_000019"])) == {0, 18}
     with pytest.raises(DataError, match=r"has no mask: gtFine/train/aachen"):
         labels(Cityscapes(tmp_path / "b", "train"))
+    for folder_of in ("leftImg8bit", "gtCoarse"):
+        (tmp_path / "b" / folder_of / "train").rename(tmp_path / "b" / folder_of / "train_extra")
+    assert len(labels(Cityscapes(tmp_path / "b", "train_extra"))) == 2
 
 
 @pytest.mark.parametrize("below", ["", "ADEChallengeData2016"])
