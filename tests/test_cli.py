@@ -394,7 +394,10 @@ def test_the_installed_command_runs(run, tmp_path):
     program = pathlib.Path(sys.executable).with_name("segjax")
     if not program.exists():
         pytest.skip("the package is not installed")
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_PLATFORMS": "cpu",
+    }
     done = subprocess.run(
         [program, "predict", run, path, "--out", tmp_path / "out"],
         env=environment,

@@ -34,7 +34,10 @@ def cache(tmp_path_factory):
 
 
 def start(program, workdir, cache, *flags):
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_PLATFORMS": "cpu",
+    }
     flags = [*flags, f"--config.data.cache={cache}"]
     return subprocess.Popen(
         [sys.executable, program, f"--workdir={workdir}", *flags],
