@@ -180,11 +180,7 @@ class ResNet(nn.Module):
 
     depth: int = 101  # a key of STAGE_SIZES
     output_stride: int = 32  # input pixels per pixel of the last stage
-    multi_grid: tuple[int, ...] = (
-        1,
-        1,
-        1,
-    )  # times the stage's rate, from stage 4 on
+    multi_grid: tuple[int, ...] = (1, 1, 1)  # times the stage's rate, from stage 4 on
     cascade: int = 0  # copies of stage 4 that follow it; 3: DeepLab v3's "block7"
     stem: str = "plain"  # "plain": one 7x7 convolution; "deep": three 3x3
     stride_in: str = "3x3"  # the convolution that has the stride: "3x3" (torch) or "1x1" (Caffe)

@@ -14,8 +14,9 @@ needs and `train.recompute_batch_stats` makes. The paper says SegNet-Basic has n
 prototxt has them; before BatchNorm they change nothing. The local contrast normalisation of the
 paper is the prototxt's local response normalisation.
 
-The prototxts train biases twice as fast and leave them and, in SegNet only, the shifts of BatchNorm
-without weight decay: `optim.lr_multipliers={r"(conv.*|classifier)/bias$": 2.0}` and
+The prototxts train the biases of convolutions, the classifier's too, twice as fast and without
+weight decay, `optim.lr_multipliers={r"(conv[^/]*|classifier)/bias$": 2.0}` and the same expression
+in `optim.no_decay`; in SegNet, not in SegNet-Basic, the shifts of BatchNorm have no decay either,
 `optim.no_decay=("bias$",)`. The input is BGR, 0..255, nothing subtracted.
 """
 
