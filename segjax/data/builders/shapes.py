@@ -6,7 +6,7 @@ thin; light, noise and blur differ from scene to scene; a rim of void, 255, runs
 as in PASCAL VOC.
 
 SegNet-Basic with 32 channels reaches a mean IoU of 0.84 on the validation split after 800 batches
-of 8, two minutes on two CPU cores, and 0.32 after 100.
+of 8, and 0.32 after 100.
 """
 
 from collections.abc import Iterator
