@@ -1,6 +1,6 @@
 """How fast batches come, and how long a training step waits for them.
 
-    python benchmarks/input.py [--name=camvid --dir=FOLDER] [--batch 8] [--output FILE]
+    python benchmarks/input.py [--name=camvid --dir=FOLDER] [--batch 8] [--json FILE]
 
 From records in the page cache to batches on the first device: read, decode, pad to the canvas,
 copy. First as fast as they are taken: images per second, and per core, which is images per second
@@ -42,7 +42,7 @@ def main() -> None:
         "--step", type=float, nargs="+", default=[10, 30, 100, 300], help="milliseconds of a step"
     )
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement, about")
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("input.json"))
+    parser.add_argument("--json", type=pathlib.Path, default=pathlib.Path("input.json"))
     args = parser.parse_args()
     data = config.Data(name=args.name, dir=args.dir, cache=args.cache, options=args.options)
     prepared = datasets.prepare(data, [data.train_split], show=False)
@@ -61,7 +61,7 @@ def main() -> None:
         **{"device": jax.local_devices()[0].device_kind, "machine": platform.machine()},
         "rows": rows,
     }
-    args.output.write_text(json.dumps(report, indent=1))
+    args.json.write_text(json.dumps(report, indent=1))
     rich.console.Console(width=120).print(table(report))
 
 
