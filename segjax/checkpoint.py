@@ -31,8 +31,8 @@ class Checkpoints:
           ValueError: `read_only` and there is no checkpoint.
         """
         root = pathlib.Path(workdir).expanduser().absolute() / "checkpoints"
-        if read_only and not any(root.glob("[0-9]*")):
-            found = "is empty" if root.exists() else "is missing"
+        if read_only and not any(p.name.isdigit() and p.is_dir() for p in root.glob("*")):
+            found = "has none" if root.exists() else "is missing"
             raise ValueError(
                 f"{workdir} holds no checkpoint ({root} {found}); give the --workdir of a run that "
                 "has saved one"
@@ -118,6 +118,11 @@ class Checkpoints:
         """Returns what a prediction needs of the state saved at a step: "params" (their moving
         average where the run keeps one) and "batch_stats", as numpy arrays."""
         state = self._read(step, state=ocp.args.StandardRestore()).state
+        if missing := {"params", "batch_stats", "opt_state"} - set(state):
+            raise ValueError(
+                f"checkpoint {self._manager.directory / str(step)} is none of segjax: it has no "
+                f"{', '.join(sorted(missing))}"
+            )
         averaged = [
             leaf["averaged"]
             for leaf in jax.tree.leaves(state["opt_state"], is_leaf=_holds_average)
@@ -154,7 +159,8 @@ class Checkpoints:
 
 
 def _mean_iou(scores: dict[str, float]) -> float:
-    return scores["mean_iou"]
+    """That of network and CRF where they were trained together."""
+    return scores.get("crf_mean_iou", scores["mean_iou"])
 
 
 def _holds_average(leaf: Any) -> bool:
