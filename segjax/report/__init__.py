@@ -110,6 +110,8 @@ def render(
     refined = evaluation.get("crf") if evaluation else None
     command = environment.get("command", "")
     stem = re.search(r"--config[= ](?:\S*/)?(\w+)\.py", command)
+    published = PUBLISHED.get(stem.group(1), ()) if stem else ()
+    split = evaluation.get("split") if evaluation else None
     context = {
         "title": title,
         "config": config,
@@ -121,7 +123,8 @@ def render(
         "evaluations": evaluations,
         "refined": refined,
         "numbers": NUMBERS,
-        "published": PUBLISHED.get(stem.group(1), ()) if stem else (),
+        "published": published,
+        "beside": next((row for row in published if row.split == split), (*published, None)[0]),
         "trimap": trimap_chart(evaluation) if evaluation else "",
         "classes": _classes(evaluation, refined) if evaluation else [],
         "confusions": _confusions(evaluation) if evaluation else [],
@@ -149,6 +152,7 @@ def curves(metrics: list[Mapping[str, str]]) -> list[str]:
         return [x for x, _ in points], [y for _, y in points]
 
     scores = {NUMBERS[name]: line(name) for name in NUMBERS if name != "boundary_f1"}
+    scores["mean IoU with CRF"] = line("crf_mean_iou")
     drawn = [
         charts.line_chart("loss", "step", {"loss": line("loss")}),
         charts.line_chart("scores", "step", scores, percent=True),

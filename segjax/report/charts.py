@@ -42,9 +42,10 @@ points="{{ line.points }}"/>
 <text x="{{ right }}" y="{{ bottom + 34 }}" text-anchor="end">{{ axis }}</text>
 {% if lines|length > 1 %}
 {% for line in lines %}
-<line x1="{{ line.at }}" x2="{{ line.at + 14 }}" y1="{{ bottom + 30 }}" y2="{{ bottom + 30 }}" \
+{% set x, y = line.place %}
+<line x1="{{ x }}" x2="{{ x + 14 }}" y1="{{ y - 4 }}" y2="{{ y - 4 }}" \
 stroke="{{ line.colour }}" stroke-width="3"/>
-<text x="{{ line.at + 18 }}" y="{{ bottom + 34 }}">{{ line.name }}</text>
+<text x="{{ x + 18 }}" y="{{ y }}">{{ line.name }}</text>
 {% endfor %}
 {% endif %}
 </svg>
@@ -72,7 +73,7 @@ def line_chart(title: str, axis: str, lines: Mapping[str, Line], *, percent: boo
     bottom = HEIGHT - BOTTOM
     at_x = lambda x: _scale(x, x_range, (LEFT + 4, WIDTH - RIGHT))
     at_y = lambda y: _scale(y, y_range, (bottom, TOP))
-    drawn, legend = [], LEFT
+    drawn, places_of_names = [], _legend(list(finite), bottom + 34)
     for (name, (x, y)), colour in zip(finite.items(), itertools.cycle(COLOURS), strict=False):
         places = [(at_x(a), at_y(b)) for a, b in zip(*_thinned(x, y), strict=True)]
         texts = [f"{name}: {_text(b, percent)} at {_text(a)}" for a, b in zip(x, y, strict=True)]
@@ -84,16 +85,15 @@ def line_chart(title: str, axis: str, lines: Mapping[str, Line], *, percent: boo
                 "dots": [(*p, t) for p, t in zip(places, texts, strict=True)]
                 if len(x) <= DOTS
                 else [],
-                "at": legend,
+                "place": places_of_names[name],
             }
         )
-        legend += 32 + 7 * len(name)
     return _CHART.render(
         title=title,
         axis=axis,
         lines=drawn,
         width=WIDTH,
-        height=HEIGHT,
+        height=places_of_names[name][1] + HEIGHT - bottom - 34,
         left=LEFT,
         right=WIDTH - RIGHT,
         bottom=bottom,
@@ -111,6 +111,18 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= 0.7 * rough)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def _legend(names: Sequence[str], y: int) -> dict[str, tuple[int, int]]:
+    """Returns where each name stands: rows that leave room for the name of the axis."""
+    places, x = {}, LEFT
+    for name in names:
+        width = 32 + 7 * len(name)
+        if x > LEFT and x + width > WIDTH - RIGHT - 30:
+            x, y = LEFT, y + 18
+        places[name] = x, y
+        x += width
+    return places
 
 
 def _finite(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
