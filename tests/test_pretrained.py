@@ -15,6 +15,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import segjax
 from segjax import config, losses, models, pretrained
 from segjax.models import vgg
 from segjax.pretrained import __main__ as program
@@ -702,6 +703,8 @@ def test_the_program_converts_a_network(tmp_path, folder, capsys, monkeypatch):
     classes = {"PSPNet": models.PSPNet, "Norm": models.Norm}
     stored = config.from_dict(metadata["config"], classes)
     assert stored.model == case.model and stored.input == config.Input()
+    assert stored.loss.align_corners  # as semseg upsamples; prediction does the same
+    assert segjax.load(tmp_path / "out").config.loss.align_corners
     assert metadata["provenance"]["file"] == path.name
     assert metadata["provenance"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert metadata["provenance"]["source"] == "semseg_pspnet"
@@ -729,6 +732,7 @@ def test_the_program_keeps_the_classes_of_a_data_set(tmp_path, capsys):
     assert metadata["dataset"] == "camvid" and len(metadata["palette"]) == 11
     assert metadata["classes"][0].lower() == "sky"
     assert metadata["config"]["input"]["bgr"] is True
+    assert metadata["config"]["loss"] == {"align_corners": False}  # unpooled to full size
 
 
 def test_the_program_converts_the_body_of_a_classifier(tmp_path, capsys):

@@ -3,7 +3,8 @@
     python -m segjax.pretrained pspnet50_ade20k.pth weights/pspnet50_ade20k --dataset=ade20k
 
 The folder holds weights.safetensors and config.json: the network with its fields, the
-normalisation its images need, the classes, and where the weights are from.
+normalisation its images need, how its logits are upsampled, the classes, and where the weights are
+from.
 """
 
 import argparse
@@ -65,7 +66,10 @@ def convert(file: str, folder: str, source: str, dataset: str | None, seed: int)
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "segjax": segjax.__version__,
         },
-        "config": {"input": config_lib.to_dict(chosen.input)},
+        "config": {
+            "input": config_lib.to_dict(chosen.input),
+            "loss": {"align_corners": chosen.align_corners},
+        },
     }
     if report.new:
         metadata["partial"] = "a start for training: the rest of the network is new"

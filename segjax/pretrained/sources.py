@@ -45,6 +45,7 @@ class Source:
     table: tuple[tuple[str, str], ...]  # (layer path, name in the file)
     build: Callable[[Tensors], nn.Module]  # the network that the tensors are of
     input: Input  # the normalisation that the weights expect
+    align_corners: bool = False  # how the publisher brings logits to the size of the image
     scope: str = ".*"  # layers that the file has to fill; the rest stays new
     optional: str = "(?!)"  # layers of the scope that some of the files lack as a whole
     renames: tuple[tuple[str, str], ...] = ()  # (regular expression, replacement) of names
@@ -299,6 +300,7 @@ SOURCES = {
             width=_width(t, "layer0.0.weight"),
         ),
         input=Input(),
+        align_corners=True,
     ),
     "kazuto1011_deeplabv2": Source(
         about="DeepLab v2 ResNet-101 of kazuto1011/deeplab-pytorch, and its COCO start weights",
@@ -372,6 +374,7 @@ SOURCES = {
         renames=((r"^fc8_[a-z][a-z0-9]*", "fc8"),),  # fc8_voc12, fc8_voc12_1
         build=lambda t: _deeplab_vgg(t),
         input=BGR_MINUS_MEAN,
+        align_corners=True,
     ),
     "segnet_caffe": SEGNET,
     "segnet_caffe_snapshot": dataclasses.replace(
