@@ -2,7 +2,8 @@
 
 Training goes round the split for ever: each epoch in another order that only the seed decides, and
 batches run across the end of an epoch, so that none is short and no image is dropped. Process p of
-P reads every P-th image of that one order; the global batch is the same for any number of them.
+P reads the p-th part of every global batch, so that image and place in it are the same for any
+number of them.
 """
 
 import dataclasses
@@ -170,13 +171,15 @@ class Batches(Iterator[Batch]):
         self._stop.set()
 
     def _start(self) -> None:
-        mine = self._order[self._taken + jax.process_index() :: jax.process_count()]
+        share = self._batch_size // jax.process_count()
+        mine = _Mine(
+            self._order[self._taken :], self._batch_size, share * jax.process_index(), share
+        )
         read = grain.ReadOptions(
             num_threads=self._data.threads, prefetch_buffer_size=self._data.threads
         )
-        batches = mine.batch(
-            self._batch_size // jax.process_count(), batch_fn=self._load
-        ).to_iter_dataset(read)
+        batches = grain.MapDataset.source(mine).batch(share, batch_fn=self._load)
+        batches = batches.to_iter_dataset(read)
         if self._data.workers:
             if not flags.FLAGS.is_parsed():  # grain reads one, and not everyone runs absl.app
                 flags.FLAGS.mark_as_parsed()
@@ -250,6 +253,23 @@ class _Some:
 
     def __getitem__(self, index: int) -> dict[str, bytes]:
         return self.source[self.indices[index]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mine:
+    """Of every global batch of an order the part of this process."""
+
+    order: grain.MapDataset
+    batch_size: int  # images of all processes
+    first: int  # of them
+    share: int  # how many of them
+
+    def __len__(self) -> int:
+        return len(self.order) // self.batch_size * self.share
+
+    def __getitem__(self, index: int) -> Any:
+        batch, place = divmod(index, self.share)
+        return self.order[batch * self.batch_size + self.first + place]
 
 
 @dataclasses.dataclass(frozen=True)
