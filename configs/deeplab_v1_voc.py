@@ -11,7 +11,9 @@ a table of DeepLab v2 has 30 for the same schedule.
 
 Hardware: the paper used one Titan (6 GB).
 Published: mean IoU on val 62.25, with CRF 67.64.
-Measured: not yet run.
+Measured: not yet run. Eight crops of 97x97, scored on themselves: mean IoU 98.5 after 200 steps of
+batch 8 from random weights, with a poly schedule from 0.005, the gradient clipped to 1, the loss at
+the labels' resolution, the input normalised as above, and neither augmentation nor weight decay.
 """
 
 from segjax.config import Augment, Config, Data, Eval, Input, Loss, Optim, Train

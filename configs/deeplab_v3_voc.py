@@ -12,7 +12,9 @@ the stride in the 1x1 convolution.
 
 Hardware: the paper took 3.65 days on one K80, or 2.74 hours on 32 replicas.
 Published: mean IoU on val 77.21; at output stride 8 78.51, with scales and mirroring 79.77.
-Measured: not yet run.
+Measured: not yet run. With depth 50, eight crops of 97x97, scored on themselves: mean IoU 99.1
+after 120 steps of batch 8 from random weights, with a learning rate of 0.05, the statistics of
+BatchNorm measured at the end, and neither augmentation nor weight decay.
 """
 
 from segjax.config import Augment, Config, Data, Eval, Loss, Optim, Train

@@ -10,7 +10,9 @@ with --config.model.stem=plain, from torchvision's.
 Hardware: the authors' PyTorch code was run on 8 GPUs of 11 GB.
 Published: mean IoU on test 82.6; on val 79.07 by the authors' PyTorch code, with
 sliding windows and mirroring.
-Measured: not yet run.
+Measured: not yet run. With depth 50, eight crops of 97x97, scored on themselves: mean IoU 99.5
+after 120 steps of batch 8 from random weights, with the statistics of BatchNorm measured at the
+end, and neither augmentation nor weight decay.
 """
 
 from segjax.config import Augment, Config, Data, Eval, Loss, Optim, Train

@@ -7,7 +7,9 @@ CamVid is a folder in SegNet's layout (train/, trainannot/, val/, valannot/, tes
 
 Hardware: one GPU with 8 GB.
 Published: global accuracy 82.8, class average 62.3, mean IoU 46.3 on the test split.
-Measured: not yet run to the end.
+Measured: not yet run to the end. Eight crops of 96x128, scored on themselves: mean IoU 92.9 after
+230 steps of batch 8, with a poly schedule (160 steps, then lengthened) and neither class weights
+nor weight decay.
 """
 
 from segjax.config import Augment, Config, Data, Eval, Input, Loss, Optim, Train

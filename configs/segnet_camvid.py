@@ -8,7 +8,9 @@ project: convert a file of them and add --config.train.init_from=FILE.
 
 Hardware: one GPU with 8 GB.
 Published: global accuracy 88.6, class average 65.9, mean IoU 50.2 on the test split.
-Measured: not yet run to the end.
+Measured: not yet run to the end. Eight crops of 96x128, scored on themselves: mean IoU 95.4 after
+160 steps of batch 8 from random weights, with a poly schedule from 0.1, the input normalised, and
+neither class weights nor weight decay.
 """
 
 from segjax.config import Augment, Config, Data, Eval, Input, Loss, Optim, Train
