@@ -3,6 +3,10 @@
 The configuration is the one the run was trained with; --config.data.dir=... and the like change
 it: --config.eval.boundary_f1=True measures along boundaries, --config.eval.trimap_widths="(2,5,10)"
 in bands around void pixels. --protocol=deeplab_v3 and others predict as that paper does.
+--crf=deeplab_v2_resnet101 and others score what a fully connected CRF makes of it beside it;
+--crf=auto takes the parameters of the run (learnt with it, or tuned by `segjax tune-crf`), else
+those of the protocol or of the network's paper. A CRF learnt with the network is always there,
+unless --crf=none.
 
 Prints a table with a row per class, and writes eval/ (JSON, CSV, the trimap curve), images/ and
 report.html in the workdir. --save=labels writes every label map too; --save=voc and
@@ -15,7 +19,7 @@ import sys
 from absl import app, flags, logging
 
 import segjax.flags
-from segjax import checkpoint, log, protocols, runs, submission
+from segjax import checkpoint, crf, inference, log, protocols, runs, submission
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run of train.py.")
 SPLIT = flags.DEFINE_string(
@@ -24,6 +28,9 @@ SPLIT = flags.DEFINE_string(
 STEP = flags.DEFINE_string("step", "best", "The checkpoint: best, latest, or the number of a step.")
 PROTOCOL = flags.DEFINE_enum(
     "protocol", "whole", list(protocols.PROTOCOLS), "How images become label maps."
+)
+CRF = flags.DEFINE_string(
+    "crf", None, "auto, none, learnt, tuned, or one of " + ", ".join(crf.PRESETS) + "."
 )
 SAVE = flags.DEFINE_enum(
     "save", None, ["labels", "voc", "cityscapes"], "Write the label maps to WORKDIR/labels/NAME."
@@ -44,20 +51,28 @@ def evaluate(config: runs.Config, workdir: pathlib.Path) -> None:
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
         step = checkpoints.find(STEP.value)
         variables = checkpoints.variables(step)
+    protocol = protocols.find(PROTOCOL.value)
+    choice = {"auto": True, "none": False}.get(CRF.value, CRF.value)
+    own = inference.own_crfs(config, variables, workdir)
+    kernels = inference.crf_kernels(choice, protocol, config.model, own)
     split = SPLIT.value or config.data.val_split
     prepared = runs.prepare(config, [split])
     dataset = prepared.dataset
     name = f"{split}_{step:06d}"
     if PROTOCOL.value != "whole":
         name += f"_{PROTOCOL.value}"
+    if CRF.value:
+        name += f"_crf_{CRF.value}"
     save = None
     if SAVE.value:
         layout = SAVE.value if SAVE.value != "labels" else ""
         folder = workdir / "labels" / name
         save = submission.writer(layout, folder, dataset.classes, dataset.palette)
-    evaluator = runs.evaluator(config, prepared, protocol=protocols.find(PROTOCOL.value), save=save)
+    evaluator = runs.evaluator(config, prepared, protocol=protocol, kernels=kernels, save=save)
     result = evaluator(variables, split)
     about = {"split": split, "step": step, "protocol": PROTOCOL.value}
+    if kernels:
+        about["crf_parameters"] = CRF.value or "learnt"
     runs.write_evaluation(result, config, prepared, workdir, name, **about)
     runs.write_report(workdir, name)
     log.console.print(result.table(dataset.classes, f"{workdir}, step {step}, {split}"))

@@ -56,6 +56,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         if start:
             now, position = checkpoints.restore(start, now)
             batches.set_state(position)
+        now = steps.replicated(now)
         runs.begin(config, workdir, start)
         writer = stack.enter_context(log.Log(workdir, step=start))
         report = stack.enter_context(Reporter(config, writer, start, checkpoints))

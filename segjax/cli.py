@@ -47,6 +47,11 @@ EXAMPLES = {
   segjax export runs/a model.stablehlo
   segjax export runs/deeplab model.stablehlo --size 513x513 --weights beside --platforms cuda
 """,
+    "tune-crf": """\
+  segjax tune-crf runs/deeplab
+  segjax tune-crf runs/deeplab --images 20 --alpha 40 60 80 --finer 1
+  segjax predict runs/deeplab street.jpg --crf
+""",
     "convert": """\
   segjax convert pspnet50_ade20k.pth weights/pspnet50_ade20k --dataset=ade20k
 """,
@@ -115,7 +120,8 @@ def predict(arguments: argparse.Namespace) -> int:
                 if arguments.overlay:
                     pictures.write(out / f"{name}_overlay.png", prediction.overlay())
                 bar.advance(task)
-    print(f"{len(jobs) - len(failed)} label maps in {out}")
+    written = len(jobs) - len(failed)
+    print(f"{written} label map{'' if written == 1 else 's'} in {out}")
     if failed:
         lines = "\n  ".join(failed)
         print(f"skipped {len(failed)} of {len(jobs)}:\n  {lines}", file=sys.stderr)
@@ -197,12 +203,40 @@ def export(arguments: argparse.Namespace) -> None:
         pathlib.Path(arguments.file).expanduser(),
         size=None if arguments.size is None else _size("--size", arguments.size),
         protocol=arguments.protocol,
+        crf=True if arguments.crf else None,
         probs=arguments.probs,
         weights=arguments.weights,
         platforms=arguments.platforms,
     )
     for file in files:
         print(f"{file}  {file.stat().st_size / 1e6:.1f} MB")
+
+
+def tune_crf(arguments: argparse.Namespace) -> None:
+    """Searches the parameters of a CRF behind a network."""
+    from rich.console import Console
+
+    from segjax import tune
+
+    given = {name: getattr(arguments, name) for name in ("w1", "alpha", "beta")}
+    tuned = tune.tune(
+        pathlib.Path(arguments.run_folder).expanduser(),
+        grid=tune.Grid(
+            **{name: tuple(values) for name, values in given.items() if values},
+            w2=arguments.w2,
+            gamma=arguments.gamma,
+            finer=arguments.finer,
+        ),
+        images=arguments.images,
+        split=arguments.split,
+        step=arguments.step,
+        protocol=arguments.protocol,
+        data_dir=arguments.data,
+    )
+    console = Console()
+    console.print(tuned.table())
+    console.print(tuned.evaluation.table(tuned.classes, "the best point, as prediction runs it"))
+    print(f"{tuned.path} is what segjax predict --crf and eval.py --crf=tuned use")
 
 
 def convert(arguments: argparse.Namespace) -> None:
@@ -299,6 +333,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     command.add_argument("file", metavar="FILE", help="of the program: model.stablehlo")
     command.add_argument("--size", metavar="HxW", help="pixels of the images [any]")
     _protocol_argument(command)
+    command.add_argument("--crf", action="store_true", help="with the CRF; needs --size")
     command.add_argument("--probs", action="store_true", help="also return the probabilities")
     command.add_argument(
         "--weights",
@@ -313,6 +348,23 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         metavar="PLATFORM",
         help="to run on [cpu cuda tpu]",
     )
+
+    command = add("tune-crf", tune_crf, "search the best CRF for a network on saved scores")
+    _run_argument(command)
+    command.add_argument("--images", type=_positive, default=100, metavar="N", help="[100]")
+    command.add_argument("--split", default="", help="of the data set [the one to validate on]")
+    command.add_argument("--step", default="best", help="best, latest or a number [best]")
+    command.add_argument("--data", default="", metavar="DIR", help="folder of the raw data")
+    _protocol_argument(command)
+    for name, about in (
+        ("w1", "weights of the bilateral kernel [3 4 5 6]"),
+        ("alpha", "its widths in pixels [30 40 ... 100]"),
+        ("beta", "its widths in colour, of 0..255 [3 4 5 6]"),
+    ):
+        command.add_argument(f"--{name}", nargs="+", type=float, metavar="X", help=about)
+    command.add_argument("--w2", type=float, default=3.0, help="of the spatial kernel [3]")
+    command.add_argument("--gamma", type=float, default=3.0, help="its width in pixels [3]")
+    command.add_argument("--finer", type=int, default=2, help="rounds with half the steps [2]")
 
     add("convert", convert, "convert a published file of weights").add_argument("arguments")
     return parser, commands

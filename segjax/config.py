@@ -71,6 +71,26 @@ class Loss:
 
 
 @dataclasses.dataclass
+class CRF:
+    """The fully connected CRF behind the network, and how it is trained with it (CRF-RNN).
+
+    The letters are those of the papers: `w1 exp(-|p|^2 / 2 alpha^2 - |I|^2 / 2 beta^2)` and
+    `w2 exp(-|p|^2 / 2 gamma^2)`. They are the start of training; eval.py --crf and
+    `segjax predict --crf` of a run that learnt no CRF choose others.
+    """
+
+    learn: bool = False  # train network and CRF end to end; parameters "crf/..."
+    w1: float = 5.0  # weight of the bilateral kernel
+    alpha: float = 160.0  # pixels, its width in the image
+    beta: float = 3.0  # grey levels in 0..255, its width in each colour
+    w2: float = 3.0  # weight of the spatial kernel
+    gamma: float = 3.0  # pixels, its width
+    train_iterations: int = 5  # of mean field in a training step
+    test_iterations: int = 10  # of mean field in evaluation and prediction
+    normalization: str = "symmetric"  # of the kernels: "symmetric", "after", "before" or "none"
+
+
+@dataclasses.dataclass
 class Optim:
     """Stochastic gradient descent and its schedule."""
 
@@ -128,6 +148,7 @@ class Config:
     data: Data = dataclasses.field(default_factory=Data)
     augment: Augment = dataclasses.field(default_factory=Augment)
     loss: Loss = dataclasses.field(default_factory=Loss)
+    crf: CRF = dataclasses.field(default_factory=CRF)
     optim: Optim = dataclasses.field(default_factory=Optim)
     train: Train = dataclasses.field(default_factory=Train)
     eval: Eval = dataclasses.field(default_factory=Eval)
@@ -178,6 +199,8 @@ def check(config: Config) -> None:
     """Raises ValueError, naming the field, where a value can be seen to be wrong."""
     train, augment, loss = config.train, config.augment, config.loss
     _accept("loss.resolution", loss.resolution, ("label", "logits"))
+    normalizations = ("symmetric", "after", "before", "none")
+    _accept("crf.normalization", config.crf.normalization, normalizations)
     _accept("optim.schedule", config.optim.schedule, ("poly", "fixed", "step"))
     positive = {
         "train.steps": train.steps,
@@ -186,6 +209,8 @@ def check(config: Config) -> None:
         "train.checkpoint_every": train.checkpoint_every,
         "train.keep": train.keep,
         "eval.batch_size": config.eval.batch_size,
+        "crf.train_iterations": config.crf.train_iterations,
+        "crf.test_iterations": config.crf.test_iterations,
         "optim.accumulate": config.optim.accumulate,
         "data.threads": config.data.threads,
         "data.prefetch": config.data.prefetch,
@@ -205,6 +230,10 @@ def check(config: Config) -> None:
         )
     if min(config.input.std) <= 0:
         raise ValueError(f"input.std is {config.input.std}; each must be above 0")
+    for field in ("alpha", "beta", "gamma"):
+        if not getattr(config.crf, field) > 0:
+            value = getattr(config.crf, field)
+            raise ValueError(f"crf.{field} is {value}; a standard deviation is above 0")
     if not loss.heads:
         raise ValueError('loss.heads is empty; write at least {"logits": 1.0}')
     for part in (config.data.canvas, augment.crop):

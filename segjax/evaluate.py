@@ -12,10 +12,11 @@ import numpy as np
 import rich.table
 from jax.experimental import multihost_utils
 
-from segjax import inference, steps
+from segjax import inference, refinement, steps
 from segjax.config import Config
 from segjax.metrics import Scores, boundary_f1
 from segjax.protocols import Protocol
+from segjax.refinement import Kernels
 
 Row = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # id, image, label, prediction
 
@@ -51,26 +52,37 @@ class Evaluation:
         return [(e.id, e.image, e.label, e.predictions[-1]) for e in spread]
 
     def summary(self) -> dict[str, float]:
-        """The headline numbers by name."""
+        """The headline numbers by name; those after the CRF as "crf_mean_iou" and so on."""
+        after = self.refined._summary() if self.refined else {}
+        return self._summary() | {f"crf_{name}": number for name, number in after.items()}
+
+    def _summary(self) -> dict[str, float]:
         numbers = self.scores.summary()
         if self.boundary_f1 is not None:
             numbers["boundary_f1"] = self.boundary_f1
         return numbers | {f"trimap_{w}_mean_iou": s.mean_iou for w, s in self.trimaps.items()}
 
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
-        """All numbers as JSON values; those after the CRF under "crf"."""
+        """All numbers as JSON values; those after the CRF, and the changes, under "crf"."""
         columns = {key: _numbers(values) for key, _, values, _ in self._columns()}
         rows = zip(*columns.values(), strict=True)
         values = {
             "images": self.images,
-            **{key: _number(value) for key, value in self.summary().items()},
+            **{key: _number(value) for key, value in self._summary().items()},
             "per_class": {
                 name: dict(zip(columns, row, strict=True))
                 for name, row in zip(classes, rows, strict=True)
             },
             "confusion": self.scores.confusion.tolist(),
         }
-        return values | ({"crf": self.refined.to_dict(classes)} if self.refined else {})
+        if self.refined is None:
+            return values
+        after = self.refined.to_dict(classes)
+        _, _, change, mean = self._compared()[-1]
+        after["mean_iou_change"] = _number(mean)
+        for row, by_class in zip(after["per_class"].values(), _numbers(change), strict=True):
+            row["iou_change"] = by_class
+        return values | {"crf": after}
 
     def to_csv(self, classes: Sequence[str]) -> str:
         """The table as text: a row per class and one of means, shares of 1."""
@@ -83,6 +95,16 @@ class Evaluation:
             writer.writerow([name, *row])
         writer.writerow(["mean", *(_number(mean) for _, _, _, mean in columns)])
         return text.getvalue()
+
+    def trimap_csv(self) -> str:
+        """Mean IoU by the width of the band around void pixels, empty without bands."""
+        versions = {"mean_iou": self} | ({"crf_mean_iou": self.refined} if self.refined else {})
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        for width in sorted(self.trimaps):
+            scores = [_number(version.trimaps[width].mean_iou) for version in versions.values()]
+            writer.writerow([width, *scores])
+        return ",".join(["width", *versions]) + "\n" + text.getvalue() if self.trimaps else ""
 
     def table(self, classes: Sequence[str], title: str) -> rich.table.Table:
         """A table with a row per class and the means below, in per cent."""
@@ -98,7 +120,10 @@ class Evaluation:
         if self.refined is not None:
             table.caption += f"\nwith CRF {self.refined._means()}"
             if self.refined.scores.mean_iou < self.scores.mean_iou:
-                table.caption += "\nthe CRF lowers mean IoU here: look for parameters with tune-crf"
+                table.caption += (
+                    "\n[yellow]the CRF lowers mean IoU here: segjax tune-crf looks for parameters "
+                    "that suit it; where none do, leave it out"
+                )
         return table
 
     def _columns(self) -> list[tuple[str, str, np.ndarray, float]]:
@@ -135,16 +160,25 @@ class Evaluation:
 
 
 def protocol_step(
-    variables: dict[str, Any], batch: dict[str, jax.Array], *, config: Config, protocol: Protocol
+    variables: dict[str, Any],
+    batch: dict[str, jax.Array],
+    *,
+    config: Config,
+    protocol: Protocol,
+    kernels: Kernels = (),
 ) -> tuple[Any, ...]:
-    """`steps.eval_step` with a paper's protocol of prediction, to be mapped over the devices."""
+    """`steps.eval_step` with a paper's protocol of prediction, to be mapped over the devices.
+
+    With kernels, what the CRF makes of the protocol's scores is scored behind them.
+    """
     height, width = batch["label"].shape[1:]
     none = (batch["size"] == 0).any(-1, keepdims=True)  # what fills up the last batch
     size = jnp.where(none, jnp.array([height, width], jnp.int32), batch["size"])
-    labels, _ = inference.segment(variables, batch["image"], size, config=config, protocol=protocol)
-    labels = labels.astype(jnp.int32)
-    counts = steps.confusions(batch["label"], labels, config)
-    return jax.lax.psum(counts, steps.AXIS), labels
+    scores = inference.scores(variables, batch["image"], size, config=config, protocol=protocol)
+    versions = [scores]
+    if kernels:
+        versions.append(refinement.refine(scores, batch["image"], size, kernels, config.crf))
+    return steps.scored(versions, batch["label"], config)
 
 
 def evaluate(

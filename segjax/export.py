@@ -44,7 +44,7 @@ def export(
     *,
     size: Size | None = None,
     protocol: str | Protocol = "whole",
-    crf: bool | str | Kernels = False,
+    crf: bool | str | Kernels | None = None,
     probs: bool = False,
     weights: str = "inside",
     platforms: Sequence[str] = PLATFORMS,
@@ -81,7 +81,7 @@ def export(
     seg = source if isinstance(source, predict.Segmenter) else predict.load(source)
     if isinstance(protocol, str):
         protocol = protocols.find(protocol)
-    kernels = inference.crf_kernels(crf, protocol, seg.config.model)
+    kernels = inference.crf_kernels(crf, protocol, seg.config.model, seg.crfs)
     if kernels and size is None:
         raise ValueError("the lattice of a CRF is of a fixed size; write size=(height, width)")
     program = _program(seg, size, protocol, kernels, probs)

@@ -1,18 +1,21 @@
 """Images in, label maps out: network, protocol and CRF as pure functions to be jitted whole."""
 
+import json
+import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import crf, protocols, tiles
+from segjax import crf, protocols, refinement, tiles
 from segjax.config import Config
 from segjax.labelmaps import label_type
 from segjax.protocols import Protocol
+from segjax.refinement import Kernels
 
 Size = tuple[int, int]  # height, width in pixels
-Kernels = tuple[crf.Kernel, ...]
 
 # The CRF of the network's paper, where the protocol names none.
 CRFS = {
@@ -20,6 +23,9 @@ CRFS = {
     "DeepLabV2VGG": "deeplab_v2_vgg16",
 }
 DEFAULT_CRF = "deeplab_v2_resnet101"
+
+TUNED = "crf.json"  # in the folder of a run
+LETTERS = ("w1", "alpha", "beta", "w2", "gamma")  # in it; arguments of crf.deeplab_kernels
 
 
 def segment(
@@ -50,9 +56,9 @@ def segment(
       Labels uint8 (beyond 255 classes uint16) [B, H, W], and probabilities float32 [B, H, W, C] or
       None. Beyond an image's size both are meaningless.
     """
-    scores = _scores(variables, image, size, config, protocol, kernels, capacity)
-    labels = scores.argmax(-1).astype(label_type(config.model.num_classes))
-    return labels, jax.nn.softmax(scores) if probs else None
+    refined = _refined(variables, image, size, config, protocol, kernels, capacity)
+    labels = refined.argmax(-1).astype(label_type(config.model.num_classes))
+    return labels, jax.nn.softmax(refined) if probs else None
 
 
 def segment_tile(
@@ -85,68 +91,107 @@ def segment_tile(
     Returns:
       The finished block, labels [step, step] or probabilities [step, step, C], and the carry.
     """
-    scores = _scores(variables, image[None], size[None], config, protocol, kernels, capacity)
-    soft = jax.nn.softmax(scores)
+    refined = _refined(variables, image[None], size[None], config, protocol, kernels, capacity)
+    soft = jax.nn.softmax(refined)
     block, carry = tiles.blend(soft[0], carry, place[0], place[1])
     if not probs:
         block = block.argmax(-1).astype(label_type(config.model.num_classes))
     return block, carry
 
 
-def refine(
-    scores: jax.Array,
+def scores(
+    variables: dict[str, Any],
     image: jax.Array,
     size: jax.Array,
-    kernels: Kernels,
     *,
-    capacity: int | None = None,
+    config: Config,
+    protocol: Protocol,
 ) -> jax.Array:
-    """Refines the scores of images on a canvas by a fully connected CRF.
+    """Returns what a network says about images by a protocol, float32 [B, H, W, C].
+
+    Arguments as in `segment`; the scores are those of `protocols.scores`.
+    """
+    return protocols.scores(
+        protocols.network(protocols.adapt(config.model, protocol), variables, config.input),
+        image.astype(jnp.float32),
+        size,
+        protocol=protocol,
+        fill=config.input.mean,
+        align_corners=config.loss.align_corners,
+    )
+
+
+def crf_kernels(
+    choice: bool | str | Kernels | None,
+    protocol: Protocol,
+    model: Any,
+    own: Mapping[str, Kernels] | None = None,
+) -> Kernels:
+    """Returns the kernels that an option `crf` means.
 
     Args:
-      scores: of `protocols.scores`, float32 [B, H, W, C].
-      image: uint8 [B, H, W, 3], filled up at the bottom and on the right. Filling takes no part.
-      size: int32 [B, 2], height and width of each image without the filling.
-      kernels: a value of `segjax.crf.PRESETS`, or your own.
-      capacity: as for `segjax.crf.mean_field`.
-
-    Returns:
-      float32 [B, H, W, C], whose softmax is the refined probabilities.
-    """
-    mask = on_image(size, image.shape[1:3])
-    return crf.refine_logits(scores, image, kernels, mask=mask, capacity=capacity)
-
-
-def on_image(size: jax.Array, canvas: Size) -> jax.Array:
-    """Returns bool [B, *canvas]: true on the images, of sizes int32 [B, 2], of a canvas."""
-    rows = jnp.arange(canvas[0])[None, :, None] < size[:, 0, None, None]
-    return rows & (jnp.arange(canvas[1])[None, None] < size[:, 1, None, None])
-
-
-def crf_kernels(choice: bool | str | Kernels, protocol: Protocol, model: Any) -> Kernels:
-    """Returns the kernels that an option `crf` means, none for False.
+      choice: None for the CRF that was learnt with the network, if one was; False for none; True
+        for the first of these that there is: one of the run's own, the protocol's, that of the
+        network's paper, DeepLab v2's; the name of a preset or of one of the run's own; or kernels.
+      protocol: of the prediction.
+      model: the network.
+      own: of the run, by name: "learnt" with the network, "tuned" by `segjax tune-crf`.
 
     Raises:
-      ValueError: there is no preset of that name.
+      ValueError: there is none of that name.
     """
+    own = own or {}
+    if choice is None:
+        return own.get("learnt", ())
     if choice is True:
-        choice = protocol.crf or CRFS.get(type(model).__name__, DEFAULT_CRF)
+        paper = protocol.crf or CRFS.get(type(model).__name__, DEFAULT_CRF)
+        choice = next(iter(own), paper)
     if isinstance(choice, str):
-        if choice not in crf.PRESETS:
-            raise ValueError(f"crf={choice!r}; accepted are {', '.join(crf.PRESETS)}")
-        return crf.PRESETS[choice]
+        known = {**own, **crf.PRESETS}
+        if choice not in known:
+            hint = "; segjax tune-crf makes 'tuned'" if choice == "tuned" else ""
+            raise ValueError(f"crf={choice!r}; accepted are {', '.join(known)}{hint}")
+        return known[choice]
     return tuple(choice or ())
+
+
+def own_crfs(
+    config: Config, variables: Mapping[str, Any], folder: pathlib.Path
+) -> dict[str, Kernels]:
+    """Returns the CRFs of a run: "learnt" with the network, "tuned" by `segjax tune-crf`.
+
+    Args:
+      config: of the run.
+      variables: of the run.
+      folder: of the run, or of weights; a result of tuning is its crf.json.
+
+    Raises:
+      ValueError: crf.json is damaged.
+    """
+    own: dict[str, Kernels] = {}
+    if config.crf.learn:
+        own["learnt"] = refinement.kernels(variables["params"]["crf"], config.crf)
+    path = folder / TUNED
+    if path.exists():
+        try:
+            point = json.loads(path.read_text())
+            own["tuned"] = crf.deeplab_kernels(*(float(point[letter]) for letter in LETTERS))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is no result of segjax tune-crf: {error!r}; remove it or tune again"
+            ) from error
+    return own
 
 
 def capacity_of(batch: np.ndarray, size: np.ndarray, kernels: Kernels) -> int | None:
     """Returns the capacity that the lattices of all images of a batch fit in; None without CRF."""
     if not kernels:
         return None
-    masks = np.asarray(on_image(size, batch.shape[1:3]))
+    masks = np.asarray(refinement.on_image(size, batch.shape[1:3]))
     return max(crf.plan(i, kernels, mask=m) for i, m in zip(batch, masks, strict=True))
 
 
-def _scores(
+def _refined(
     variables: dict[str, Any],
     image: jax.Array,
     size: jax.Array,
@@ -155,13 +200,7 @@ def _scores(
     kernels: Kernels,
     capacity: int | None,
 ) -> jax.Array:
-    model = protocols.adapt(config.model, protocol)
-    scores = protocols.scores(
-        protocols.network(model, variables, config.input),
-        image.astype(jnp.float32),
-        size,
-        protocol=protocol,
-        fill=config.input.mean,
-        align_corners=config.loss.align_corners,
-    )
-    return refine(scores, image, size, kernels, capacity=capacity) if kernels else scores
+    found = scores(variables, image, size, config=config, protocol=protocol)
+    if not kernels:
+        return found
+    return refinement.refine(found, image, size, kernels, config.crf, capacity=capacity)

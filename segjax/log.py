@@ -20,6 +20,7 @@ import tensorboardX
 COLUMNS = (
     *("step", "loss", "lr", "grad_norm", "images_per_second", "input_wait"),
     *("global_accuracy", "class_average", "mean_iou", "frequency_weighted_iou", "boundary_f1"),
+    "crf_mean_iou",
 )
 
 console = rich.console.Console(stderr=True)

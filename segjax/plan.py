@@ -151,7 +151,7 @@ def _state(
     config: Config, size: tuple[int, int]
 ) -> tuple[state.TrainState, optax.GradientTransformation]:
     """Returns the shapes of a run's state, and its optimiser."""
-    init = functools.partial(state.init_variables, config.model, size=size)
+    init = functools.partial(state.init_variables, config.model, size=size, crf=config.crf)
     variables = jax.eval_shape(init, jax.random.key(0))
     tx = state.transformation(config, variables["params"])
     return jax.eval_shape(functools.partial(state.create, tx=tx), variables), tx

@@ -15,7 +15,7 @@ avoids it at the price of a compilation per size. Larger pictures are cut into t
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,19 +71,25 @@ def load(
     path = pathlib.Path(path).expanduser().absolute()
     if not path.exists():
         raise ValueError(f"{path} does not exist; give the folder of a run, or of weights")
-    variables, metadata = _stored(path, step)
-    if "config" not in metadata:
+    variables, metadata, folder = _stored(path, step)
+    described = metadata.get("config") if isinstance(metadata, dict) else None
+    if not isinstance(described, dict) or "model" not in described:
         raise ValueError(
             f"{path} is no network of segjax, or only a part of one: nothing in it describes a "
             "network. Train from it with --config.train.init_from"
         )
-    config = config_lib.from_dict(metadata["config"], model_classes())
+    try:
+        config = config_lib.from_dict(described, model_classes())
+        variables = _fitting(path, config, variables)
+    except TypeError as error:  # a value of another type than the field's
+        raise ValueError(f"{path} describes its network wrongly: {error}") from error
     number = config.model.num_classes
     return Segmenter(
         config,
-        _fitting(path, config.model, variables),
+        variables,
         classes=metadata.get("classes") or [f"class {i}" for i in range(number)],
         palette=metadata.get("palette") or voc_palette(number),
+        crfs=inference.own_crfs(config, variables, folder),
         canvases=canvases,
         batch_size=batch_size,
     )
@@ -104,6 +110,7 @@ class Segmenter:
       palette: RGB, by id.
       canvases: what pictures are padded to, smallest first.
       fill: the colour of padding, the mean of the network's input, uint8 [3].
+      crfs: CRFs of the run, by name: "learnt" with the network, "tuned" by `segjax tune-crf`.
     """
 
     def __init__(
@@ -113,6 +120,7 @@ class Segmenter:
         *,
         classes: Sequence[str],
         palette: Sequence[Sequence[int]],
+        crfs: Mapping[str, Kernels] | None = None,
         canvases: Sequence[Size] = (),
         batch_size: int = 0,
     ) -> None:
@@ -122,6 +130,7 @@ class Segmenter:
         self.palette = tuple(tuple(colour) for colour in palette)
         self.canvases = _canvases(config) if not canvases else _by_area(canvases)
         self.batch_size = batch_size or (1 if jax.default_backend() == "cpu" else 4)
+        self.crfs = dict(crfs or {})
         self.fill = np.rint(np.clip(config.input.mean, 0, 255)).astype(np.uint8)
         static = ("protocol", "probs", "capacity")
         self._segment = jax.jit(
@@ -138,7 +147,7 @@ class Segmenter:
         images: Picture | Iterable[Picture],
         *,
         protocol: str | Protocol = "whole",
-        crf: bool | str | Kernels = False,
+        crf: bool | str | Kernels | None = None,
         probs: bool = False,
         value_range: tuple[float, float] | None = None,
         canvas: Size | None = None,
@@ -149,8 +158,10 @@ class Segmenter:
           images: a path, a PIL image or an array [H, W, 3], uint8 or with `value_range`; or several
             in a list or in an array [N, H, W, 3]. `inputs.read` says what else is taken.
           protocol: a key of `protocols.PROTOCOLS`, or your own.
-          crf: whether to refine by a fully connected CRF: True for the parameters of the protocol
-            or of the network's paper, a key of `segjax.crf.PRESETS`, or kernels of your own.
+          crf: whether to refine by a fully connected CRF. None: where it was learnt with the
+            network; True: with parameters learnt or tuned on the run, else those of the protocol
+            or of the network's paper; or "learnt", "tuned", a key of `segjax.crf.PRESETS`, or
+            kernels of your own.
           probs: whether `probs` will be asked for; without, it is computed when it is.
           value_range: the values of black and white in an array.
           canvas: height and width to pad to.
@@ -163,7 +174,7 @@ class Segmenter:
         """
         if isinstance(protocol, str):
             protocol = protocols.find(protocol)
-        kernels = inference.crf_kernels(crf, protocol, self.config.model)
+        kernels = inference.crf_kernels(crf, protocol, self.config.model, self.crfs)
         pictures, single = inputs.split(images)
         arrays = [inputs.read(picture, value_range) for picture in pictures]
         chosen = [canvas or self._canvas(array.shape[:2], protocol) for array in arrays]
@@ -182,18 +193,21 @@ class Segmenter:
         path: str | os.PathLike[str],
         *,
         protocol: str | Protocol = "whole",
-        crf: bool | str | Kernels = False,
+        crf: bool | str | Kernels | None = None,
         tile: int = 0,
         overlap: int = 0,
         value_range: tuple[float, float] | None = None,
     ) -> np.ndarray:
         """Segments a picture of any size in overlapping tiles and writes the label map to a file.
 
-        Memory does not grow with the height: beside the picture (none of it where it is an .npy
-        file) it is what the network takes for one tile, and overlap * width * classes * 4 bytes,
-        88 MB at 8192 pixels and 21 classes. Farther from the border of its tile than the network
-        sees, a pixel's probabilities are those of the whole image; networks that take a mean over
-        the image take it over the tile.
+        Memory does not grow with the height: beside the picture (of an .npy file only pages that
+        the system can take back) it is what the network takes for one tile, and overlap * width *
+        classes * 4 bytes, 88 MB at 8192 pixels and 21 classes. A process that did it to 8192x8192
+        pixels (SegNet-Basic of width 32, 21 classes, two CPU cores) peaked at 907 MB, 201 of them
+        pages of the file; with 1024x8192 pixels at 760 MB, 25 of them pages.
+
+        Farther from the border of its tile than the network sees, a pixel's probabilities are those
+        of the whole image; networks that take a mean over the image take it over the tile.
 
         Args:
           image: as in a call.
@@ -215,7 +229,7 @@ class Segmenter:
         path = pathlib.Path(path)
         if path.suffix != ".npy":
             raise ValueError(f"{path} does not end in .npy, the format of large label maps")
-        kernels = inference.crf_kernels(crf, protocol, self.config.model)
+        kernels = inference.crf_kernels(crf, protocol, self.config.model, self.crfs)
         array = inputs.read(image, value_range)
         strips = self._strips(array, protocol, kernels, False, tile, overlap)
         write_npy(path, strips, array.shape[:2], label_type(len(self.classes)))
@@ -389,27 +403,27 @@ class Segmenter:
             yield strip[: height - row * step, :width]
 
 
-def _stored(path: pathlib.Path, step: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the variables and the metadata of a run, a checkpoint or a folder of weights."""
+def _stored(path: pathlib.Path, step: str) -> tuple[dict[str, Any], dict[str, Any], pathlib.Path]:
+    """Returns variables, metadata and folder of a run, a checkpoint or a folder of weights."""
     if path.is_file() and path.name != WEIGHTS:
         raise ValueError(
             f"{path} is a file; give the folder of a run, or a file {WEIGHTS} with its config.json "
             "beside it. Published weights: python -m segjax.pretrained FILE FOLDER"
         )
     if path.is_file() or (path / WEIGHTS).is_file():
-        return pretrained.load_weights(path)
+        return *pretrained.load_weights(path), path.parent if path.is_file() else path
     if path.parent.name == "checkpoints" and path.name.isdigit():
         path, step = path.parent.parent, path.name
     elif path.name == "checkpoints":
         path = path.parent
     with checkpoint.Checkpoints(path, read_only=True) as checkpoints:
         number = checkpoints.find(str(step))
-        return checkpoints.variables(number), checkpoints.metadata(number)
+        return checkpoints.variables(number), checkpoints.metadata(number), path
 
 
-def _fitting(path: pathlib.Path, model: Any, variables: dict[str, Any]) -> dict[str, Any]:
+def _fitting(path: pathlib.Path, config: Config, variables: dict[str, Any]) -> dict[str, Any]:
     """Returns the variables as the network has them; raises ValueError where they differ."""
-    init = functools.partial(state.init_variables, model, size=(64, 64))
+    init = functools.partial(state.init_variables, config.model, size=(64, 64), crf=config.crf)
     fitted, report = pretrained.merge(jax.eval_shape(init, jax.random.key(0)), variables)
     if report.new or report.unused:
         raise ValueError(f"{path} does not fit the network it describes: {report}")

@@ -15,6 +15,7 @@ from segjax import config as config_lib
 from segjax.config import Config
 from segjax.data import datasets, pipeline
 from segjax.protocols import Protocol
+from segjax.refinement import Kernels
 from segjax.report import gallery
 
 
@@ -104,7 +105,7 @@ def initial_state(config: Config) -> tuple[state.TrainState, optax.GradientTrans
     """Returns the state of a run at step 0, on the host, and its optimiser."""
     key = jax.random.fold_in(jax.random.key(config.train.seed), 2**32 - 1)  # beyond all steps
     crop = config.augment.crop if min(config.augment.crop) else (64, 64)
-    variables = state.init_variables(config.model, key, crop)
+    variables = state.init_variables(config.model, key, crop, config.crf)
     if config.train.init_from:
         variables, report = _start_from(config.train.init_from, config, variables)
         log.console.print(f"{config.train.init_from}: {report}", highlight=False)
@@ -173,6 +174,7 @@ def evaluator(
     prepared: datasets.Prepared,
     *,
     protocol: Protocol | None = None,
+    kernels: Kernels = (),
     save: Callable[[str, np.ndarray], None] | None = None,
 ) -> Callable[[dict[str, Any], str], evaluate.Evaluation]:
     """Returns a function of variables and the name of a split; it is compiled once.
@@ -180,14 +182,18 @@ def evaluator(
     Args:
       config: of the run.
       prepared: the data set.
-      protocol: how images become label maps; None: in one pass, as training does it.
+      protocol: how images become label maps; None: in one pass, as training does it, with the CRF
+        where one is learnt.
+      kernels: of a CRF that refines what the protocol says; the results then have both.
       save: called with the id and the label map of each image.
     """
-    mapped = functools.partial(steps.parallel, in_axes=(None, 0), config=config)
+    refined = bool(kernels) if protocol else config.crf.learn
+    out_axes = (None, 0) * (1 + refined)
+    mapped = functools.partial(steps.parallel, in_axes=(None, 0), out_axes=out_axes, config=config)
     if protocol is None:
-        step = mapped(steps.eval_step, out_axes=(None, 0))
+        step = mapped(steps.eval_step)
     else:
-        step = mapped(evaluate.protocol_step, out_axes=(None, 0), protocol=protocol)
+        step = mapped(evaluate.protocol_step, protocol=protocol, kernels=kernels)
     num_classes = config.model.num_classes
 
     def run(variables: dict[str, Any], split: str) -> evaluate.Evaluation:
@@ -283,6 +289,7 @@ def write_evaluation(
     log.write_text(folder / "eval" / f"{name}.csv", result.to_csv(dataset.classes))
     if chart := report.trimap_chart(values):
         log.write_text(folder / "eval" / f"{name}_trimap.svg", chart)
+        log.write_text(folder / "eval" / f"{name}_trimap.csv", result.trimap_csv())
     if not result.rows:
         return None
     sheet = pictures.sheet(result.rows, dataset.classes, dataset.palette)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from segjax import optim
-from segjax.config import Config
+from segjax import optim, refinement
+from segjax.config import CRF, Config
 
 FROZEN_NORM = r"(^|/)bn[^/]*/"  # the affine parameters of BatchNorm layers
 
@@ -31,11 +31,19 @@ class TrainState:
         return self.params if averaged is None else averaged
 
 
-def init_variables(model: nn.Module, key: jax.Array, size: tuple[int, int]) -> dict[str, Any]:
-    """Returns the variables of a network for RGB images of a size, "params" and "batch_stats"."""
+def init_variables(
+    model: nn.Module, key: jax.Array, size: tuple[int, int], crf: CRF | None = None
+) -> dict[str, Any]:
+    """Returns the variables of a network for RGB images of a size, "params" and "batch_stats".
+
+    Beside the layers of the network, "params" holds "crf" where one is learnt.
+    """
     image = jnp.zeros((1, *size, 3), jnp.float32)
     variables = jax.jit(lambda key: model.init({"params": key}, image, train=False))(key)
-    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    params = variables["params"]
+    if crf is not None and crf.learn:
+        params = {**params, "crf": refinement.init(crf, model.num_classes)}
+    return {"params": params, "batch_stats": variables.get("batch_stats", {})}
 
 
 def transformation(config: Config, params: Any) -> optax.GradientTransformation:

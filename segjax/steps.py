@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from segjax import augment, losses, metrics
+from segjax import augment, losses, metrics, refinement
 from segjax import state as state_lib
 from segjax.config import Config
 from segjax.state import TrainState
@@ -37,7 +38,8 @@ def train_step(
       state: the same on every device.
       batch: this device's images and labels, on the canvas.
       key: of the run; the step is folded in here.
-      config: of the run; `config.model` shares BatchNorm statistics over the axis "batch".
+      config: of the run; `config.model` shares BatchNorm statistics over the axis "batch". With
+        `config.crf.learn` the CRF stands behind the network, its parameters `params["crf"]`.
       tx: of `state.transformation`.
       class_weights: float32 [C].
 
@@ -47,9 +49,14 @@ def train_step(
     image, label, key = _augmented(batch, jax.random.fold_in(key, state.step), config)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+        normal = augment.normalize(image, config.input)
         outputs, batch_stats = state_lib.forward(
-            config.model, params, state.batch_stats, image, key
+            config.model, params, state.batch_stats, normal, key
         )
+        if config.crf.learn:
+            outputs = refinement.train_outputs(
+                outputs, image, params["crf"], config.crf, config.loss.align_corners
+            )
         return _loss(outputs, label, config.loss, class_weights), batch_stats
 
     (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -64,16 +71,14 @@ def train_step(
     return new, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
 
 
-def eval_step(
-    variables: dict[str, Any], batch: Batch, *, config: Config
-) -> tuple[dict[str, jax.Array], jax.Array]:
+def eval_step(variables: dict[str, Any], batch: Batch, *, config: Config) -> tuple[Any, ...]:
     """Confusion matrices of a batch, summed over devices, and this device's label maps.
 
     The logits are resized to the label's size before the class is chosen.
 
     Returns:
-      Confusion matrices int32 [C, C] by name: "all", and "trimap_<w>" by band width in pixels;
-      and the predictions, int32 [B, H, W].
+      As `scored`: of the network, and behind it of the CRF where one was learnt. The CRF takes no
+      part in what fills up a canvas: it needs "size" in the batch, int32 [B, 2].
     """
     image = augment.normalize(batch["image"].astype(jnp.float32), config.input)
     outputs, _ = state_lib.forward(
@@ -85,8 +90,26 @@ def eval_step(
         resolution="label",
         align_corners=config.loss.align_corners,
     )
-    prediction = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    return jax.lax.psum(confusions(label, prediction, config), AXIS), prediction
+    versions = [logits]
+    if config.crf.learn:
+        kernels = refinement.kernels(variables["params"]["crf"], config.crf)
+        size = batch["size"]
+        versions.append(refinement.refine(logits, batch["image"], size, kernels, config.crf))
+    return scored(versions, label, config)
+
+
+def scored(versions: Sequence[jax.Array], label: jax.Array, config: Config) -> tuple[Any, ...]:
+    """Scores versions of the logits, float32 [B, H, W, C], of labels int32 [B, H, W].
+
+    Returns:
+      For each version, one behind the other, confusion matrices summed over devices, int32 [C, C]
+      by name: "all", and "trimap_<w>" by band width in pixels; and predictions int32 [B, H, W].
+    """
+    outcome: tuple[Any, ...] = ()
+    for logits in versions:
+        prediction = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        outcome += (jax.lax.psum(confusions(label, prediction, config), AXIS), prediction)
+    return outcome
 
 
 def confusions(label: jax.Array, prediction: jax.Array, config: Config) -> dict[str, jax.Array]:
@@ -156,17 +179,26 @@ def parallel(
     )
 
 
+def replicated(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
+    """Puts arrays on the devices of this process as a mapped step returns them.
+
+    A step that is given a state from elsewhere is compiled for it, and again for what it returns.
+    """
+    mesh = jax.sharding.Mesh(np.array(devices or jax.local_devices()), (AXIS,))
+    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
 def _augmented(
     batch: Batch, key: jax.Array, config: Config
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Augmented, normalised images, their labels, and a key of this device for dropout."""
+    """Augmented images in 0..255, their labels, and a key of this device for dropout."""
     count = batch["image"].shape[0]
     device = jax.lax.axis_index(AXIS)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(device * count + jnp.arange(count))
     change = functools.partial(augment.augment, config=config.augment, fill=config.input.mean)
     image, label = jax.vmap(change)(keys, batch["image"], batch["label"])
     # Indices of images are not negative: this key is none of theirs.
-    return augment.normalize(image, config.input), label, jax.random.fold_in(key, -1 - device)
+    return image, label, jax.random.fold_in(key, -1 - device)
 
 
 def _loss(

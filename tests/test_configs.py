@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax import checkpoint, models, optim, state, steps
+from segjax import checkpoint, models, optim, refinement, state, steps
 from segjax import config as config_lib
 from segjax.config import Config
 from segjax.data.datasets import DATASETS
@@ -22,6 +22,8 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 PARAMETERS = {
     "segnet_basic_camvid": 1_416_587,
     "segnet_camvid": 29_449_355,
+    "crf_rnn_shapes": 356_935,
+    "crf_rnn_voc": 20_505_429,
     "deeplab_v1_voc": 20_505_429,
     "deeplab_v2_vgg_voc": 37_877_652,
     "deeplab_v2_resnet101_voc": 44_048_532,
@@ -63,6 +65,8 @@ def test_builds_what_it_says(name):
     assert name == "demo" or count == PARAMETERS[name]
     outputs = jax.eval_shape(config.model.apply, variables, image)
     assert set(config.loss.heads) <= set(outputs)
+    if config.crf.learn:
+        variables["params"]["crf"] = refinement.init(config.crf, config.model.num_classes)
     state.transformation(config, variables["params"])  # each of its expressions finds a parameter
 
     text = runpy.run_path(FOLDER / f"{name}.py")["__doc__"]
@@ -82,6 +86,8 @@ def test_fits_its_data_set(name):
 
 
 FACTORS = {  # configuration: parameter: its learning rate and its weight decay over the general
+    "segnet_camvid": {"classifier/bias": (2, 0), "classifier/kernel": (1, 1)},
+    "segnet_basic_camvid": {"classifier/bias": (2, 0), "bn1/bias": (1, 1)},
     "deeplab_v1_voc": {
         "fc8/kernel": (10, 1),
         "fc8/bias": (20, 0),
@@ -101,7 +107,7 @@ FACTORS = {  # configuration: parameter: its learning rate and its weight decay 
         "backbone/stage4/block1/bn2/scale": (0, 0),
         "backbone/stage4/block1/bn_proj/bias": (0, 0),
     },
-    "deeplab_v3_voc": {"logits/bias": (1, 1), "aspp/bn1/scale": (1, 1)},
+    "deeplab_v3_voc": {"logits/bias": (1, 0), "aspp/bn1/scale": (1, 0), "logits/kernel": (1, 1)},
     "deeplab_v3_voc_phase2": {
         "aspp/bn1/scale": (0, 0),
         "backbone/stem/bn1/bias": (0, 0),
@@ -148,6 +154,8 @@ def test_trains_and_loses_nothing_in_a_checkpoint(name, tmp_path):
     config.optim.accumulate = min(config.optim.accumulate, 2)
     variables = random_variables(config.model, jnp.zeros((1, 33, 41, 3)))
     variables.setdefault("batch_stats", {})
+    if config.crf.learn:
+        variables["params"]["crf"] = refinement.init(config.crf, config.model.num_classes)
     tx = state.transformation(config, variables["params"])
     now = start = state.create(variables, tx)
     rng = np.random.default_rng(0)

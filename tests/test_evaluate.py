@@ -1,12 +1,16 @@
 import dataclasses
 import io
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import rich.console
 
-from segjax import evaluate, metrics
+from segjax import config as config_lib
+from segjax import crf, evaluate, metrics, state, steps
+from segjax.protocols import Protocol
+from tests.test_steps import Net
 
 
 @dataclasses.dataclass
@@ -75,3 +79,60 @@ def test_table_and_json_name_every_class():
     text = screen.file.getvalue()
     assert all(word in text for word in ("a title", "road", "boundary F1", "mean"))
     assert f"{100 * result.scores.mean_iou:.2f}" in text
+
+
+def test_network_and_crf_score_the_same_on_any_devices_and_batches():
+    """Five images of different sizes: all numbers, the changes and the trimap's too."""
+    config = config_lib.Config(model=Net())
+    config.eval.trimap_widths = (1, 3)
+    variables = state.init_variables(config.model, jax.random.key(1), (16, 20))
+    rng = np.random.default_rng(0)
+    sizes = [(16, 20), (12, 20), (16, 15), (16, 20), (9, 11)]
+    images = [rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in sizes]
+    labels = [np.where(image[..., 1] < 40, 255, image[..., 0] // 86) for image in images]
+
+    def batches(devices, size):
+        for start in range(0, len(images), size):
+            image = np.full((size, 16, 20, 3), 124, np.uint8)
+            label = np.full((size, 16, 20), 255, np.int32)
+            for i, (height, width) in enumerate(sizes[start : start + size]):
+                image[i, :height, :width] = images[start + i]
+                label[i, :height, :width] = labels[start + i]
+            own = sizes[start : start + size]
+            split = lambda x: x.reshape(devices, -1, *x.shape[1:])
+            missing = size - len(own)
+            ids = [f"image{start + i}" for i in range(len(own))] + [""] * missing
+            found = np.int32([*own, *[(0, 0)] * missing])
+            yield Batch(split(image), split(label), ids, found)
+
+    found = []
+    for devices, size in ((1, 1), (2, 4)):
+        step = steps.parallel(
+            evaluate.protocol_step,
+            in_axes=(None, 0),
+            out_axes=(None, 0, None, 0),
+            devices=jax.devices()[:devices],
+            config=config,
+            protocol=Protocol(flip=True),
+            kernels=(crf.Spatial(1.5, 4.0),),
+        )
+        found.append(
+            evaluate.evaluate(
+                step, variables, batches(devices, size), num_classes=3, boundary=True, pictures=5
+            )
+        )
+    one, four = (result.to_dict("abc") for result in found)
+    assert one == four
+    assert one["images"] == 5 and np.sum(one["confusion"]) == sum((x < 3).sum() for x in labels)
+    assert np.sum(one["crf"]["confusion"]) == np.sum(one["confusion"])
+    change = one["crf"]["mean_iou"] - one["mean_iou"]
+    assert change != 0 and one["crf"]["mean_iou_change"] == pytest.approx(change)
+    assert found[0].summary()["crf_trimap_3_mean_iou"] == one["crf"]["trimap_3_mean_iou"]
+    rows = found[0].trimap_csv().splitlines()
+    assert rows[0] == "width,mean_iou,crf_mean_iou" and len(rows) == 3
+    assert float(rows[2].split(",")[2]) == one["crf"]["trimap_3_mean_iou"]
+    columns = found[0].to_csv("abc").splitlines()[0].split(",")
+    assert columns[-1] == "crf_iou_change" and "crf_boundary_f1" in columns
+    for a, b in zip(found[0].examples, found[1].examples, strict=True):
+        for x, y in zip(a.predictions, b.predictions, strict=True):
+            np.testing.assert_array_equal(x, y)

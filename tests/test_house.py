@@ -23,10 +23,16 @@ RULES = {
     "metrics.py": NUMERIC | {"segjax.ops", "scipy"},
     "augment.py": NUMERIC | {"segjax.ops", "segjax.config"},
     "optim.py": NUMERIC | {"optax", "segjax.config"},
-    "state.py": NUMERIC | {"flax", "optax", "segjax.config", "segjax.optim"},
+    "refinement.py": NUMERIC | {"segjax.crf", "segjax.ops", "segjax.config"},
+    "state.py": NUMERIC
+    | {"flax", "optax"}
+    | {f"segjax.{m}" for m in ("config", "optim", "refinement")},
     "steps.py": NUMERIC
     | {"optax"}
-    | {f"segjax.{m}" for m in ("augment", "losses", "metrics", "state", "config", "ops")},
+    | {
+        f"segjax.{m}"
+        for m in ("augment", "config", "losses", "metrics", "ops", "refinement", "state")
+    },
     "config.py": {"ml_collections", "absl"},
     "checkpoint.py": NUMERIC | {"orbax", "segjax.config", "segjax.state"},
     "pretrained": NUMERIC

@@ -24,6 +24,7 @@ from segjax import (
     predict,
     pretrained,
     protocols,
+    refinement,
     state,
     steps,
 )
@@ -346,7 +347,8 @@ def test_network_and_crf_in_one_program(seg):
     out = seg(image, crf=kernels, canvas=(40, 48), probs=True)
     network = protocols.network(seg.config.model, seg.variables, seg.config.input)
     logits = jax.jit(network)(image[None].astype(np.float32))
-    expected = crf.mean_field(logits[0], jnp.asarray(image), kernels)
+    capacity = crf.plan(image, kernels)
+    expected = crf.mean_field(logits[0], jnp.asarray(image), kernels, capacity=capacity)
     np.testing.assert_allclose(out.probs, expected, atol=2e-3)
     np.testing.assert_array_equal(out.labels, out.probs.argmax(-1))
     plain = seg(image, canvas=(40, 48), probs=True)
@@ -361,12 +363,23 @@ def test_padding_takes_no_part_in_the_crf(seg):
     scores = random.normal(size=(2, 64, 96, 5)).astype(np.float32)
     scores[1, :40, :60] = scores[0, :40, :60]  # the same, with other scores beyond
     kernels = (crf.Bilateral(20.0, 20.0, 5.0), crf.Spatial(3.0, 3.0))
-    refined = inference.refine(
-        jnp.asarray(scores), jnp.asarray(np.stack([image] * 2)), np.int32([[40, 60]] * 2), kernels
+    refined = refinement.refine(
+        jnp.asarray(scores),
+        jnp.asarray(np.stack([image] * 2)),
+        np.int32([[40, 60]] * 2),
+        kernels,
+        config.CRF(),
+        capacity=crf.plan(image, kernels),
     )
     probs = np.asarray(jax.nn.softmax(refined))[:, :40, :60]
     np.testing.assert_allclose(probs[0], probs[1], atol=1e-6)
-    exact = crf.mean_field(jnp.asarray(scores[0, :40, :60]), jnp.asarray(image[:40, :60]), kernels)
+    inner = image[:40, :60]
+    exact = crf.mean_field(
+        jnp.asarray(scores[0, :40, :60]),
+        jnp.asarray(inner),
+        kernels,
+        capacity=crf.plan(inner, kernels),
+    )
     assert (probs[0].argmax(-1) == np.asarray(exact).argmax(-1)).mean() > 0.99
     np.testing.assert_allclose(probs[0, :-10, :-10], exact[:-10, :-10], atol=0.02)
 
@@ -381,6 +394,13 @@ def test_which_crf_is_meant(seg):
     assert find("deeplab_v1_coco", Protocol(), model) == crf.PRESETS["deeplab_v1_coco"]
     own = (crf.Spatial(3.0, 1.0),)
     assert find(own, Protocol(), model) == own
+    tuned = {"tuned": own}
+    assert find(True, protocols.find("deeplab_v1"), model, tuned) == own
+    assert find("tuned", Protocol(), model, tuned) == own
+    assert find(None, Protocol(), model, tuned) == ()
+    assert find(None, Protocol(), model, {"learnt": own}) == own
+    with pytest.raises(ValueError, match="segjax tune-crf makes 'tuned'"):
+        find("tuned", Protocol(), model)
     for protocol in protocols.PROTOCOLS.values():
         assert protocol.crf in ("", *crf.PRESETS)
     with pytest.raises(ValueError, match="crf='densecrf'; accepted are deeplab_v1, "):
@@ -429,7 +449,8 @@ def test_folders_without_a_network(tmp_path, run):
 
     assert "none does not exist; give the folder of a run" in message(tmp_path / "none")
     assert "holds no checkpoint" in message(tmp_path)
-    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)  # a killed run
+    (tmp_path / "checkpoints" / "7").touch()
     assert "holds no checkpoint" in message(tmp_path)
     (tmp_path / "a.pth").write_bytes(b"weights")
     assert "a.pth is a file; give the folder of a run" in message(tmp_path / "a.pth")
@@ -449,11 +470,18 @@ def test_weights_that_do_not_fit_their_description(tmp_path):
     pretrained.save_weights(tmp_path, variables, {"partial": "a start for training"})
     with pytest.raises(ValueError, match="is no network of segjax, or only a part of one"):
         segjax.load(tmp_path)
-    strange = metadata_of(cfg)
-    strange["config"]["model"]["class"] = "UNet"
-    pretrained.save_weights(tmp_path, variables, strange)
-    with pytest.raises(ValueError, match=r"no class 'UNet' in segjax\.models"):
+    pretrained.save_weights(tmp_path, variables, {"config": {"input": {"bgr": True}}})
+    with pytest.raises(ValueError, match="is no network of segjax, or only a part of one"):
         segjax.load(tmp_path)
+    for change, message in (
+        ({"model": {"class": "UNet"}}, r"no class 'UNet' in segjax\.models"),
+        ({"model": {"class": "monte_carlo"}}, r"no class 'monte_carlo' in segjax\.models"),
+        ({"model": {"class": "SegNet", "num_classes": "5"}}, "describes its network wrongly"),
+        ({"input": 3}, "describes its network wrongly"),
+    ):
+        pretrained.save_weights(tmp_path, variables, {"config": config.to_dict(cfg) | change})
+        with pytest.raises(ValueError, match=message):
+            segjax.load(tmp_path)
 
 
 # TensorStore's pending reads complain once Orbax has given up and closed its event loop.
@@ -470,12 +498,19 @@ def test_damaged_and_foreign_checkpoints(tmp_path):
             segjax.load(tmp_path)
         path.write_bytes(content)
     gc.collect()
-    with checkpoint.Checkpoints(tmp_path / "foreign") as checkpoints:
-        variables = variables_of(a_config())
-        now = state.create(variables, state.transformation(a_config(), variables["params"]))
-        checkpoints.save(1, now, position={}, metadata={"step": 1})
-    with pytest.raises(ValueError, match="is no network of segjax"):
-        segjax.load(tmp_path / "foreign")
+    variables = variables_of(a_config())
+    now = state.create(variables, state.transformation(a_config(), variables["params"]))
+    for name, foreign, message in (
+        ("a", now, "is no network of segjax"),
+        ("b", {"w": np.ones(3)}, "a?/checkpoints/1 is none of segjax: it has no batch_stats, opt"),
+    ):
+        with checkpoint.Checkpoints(tmp_path / name) as checkpoints:
+            checkpoints.save(1, foreign, position={}, metadata={"step": 1})
+        with pytest.raises(ValueError, match=message):
+            segjax.load(tmp_path / name)
+    (tmp_path / "c" / "checkpoints" / "3").mkdir(parents=True)
+    with pytest.raises(ValueError, match="checkpoints/3 cannot be read"):
+        segjax.load(tmp_path / "c")
 
 
 def test_finished_outputs_stay_when_a_later_one_cannot_be_written(seg, tmp_path):

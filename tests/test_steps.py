@@ -56,6 +56,7 @@ def start(config):
 
 def run(config, devices, count):
     now, tx = start(config)
+    now = steps.replicated(now, jax.devices()[:devices])
     weights = jnp.asarray([1.0, 0.5, 2.0])
     step = steps.parallel(
         steps.train_step,
@@ -88,6 +89,19 @@ def test_four_devices_train_as_one_with_the_whole_batch():
         jax.tree.leaves(one.batch_stats), jax.tree.leaves(four.batch_stats), strict=True
     ):
         np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_a_replicated_state_is_compiled_for_once(caplog):
+    config = settings()
+    now, tx = start(config)
+    now = steps.replicated(jax.device_get(now))
+    step = steps.parallel(steps.train_step, config=config, tx=tx, donate=True)
+    given, key = batch(4), jax.random.key(7)
+    with jax.log_compiles():
+        for compiled in (True, False):
+            now, _ = step(now, given, key)
+            assert ("Compiling" in caplog.text) == compiled
+            caplog.clear()
 
 
 def test_training_lowers_the_loss_and_replays_exactly():

@@ -1,0 +1,131 @@
+"""The search for the parameters of a CRF."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import segjax
+from segjax import checkpoint, cli, crf, inference, log, metrics, runs, state, tune
+from segjax.config import Config, Data, Eval, Input
+from segjax.data import datasets
+from segjax.evaluate import Evaluation
+from segjax.models import SegNetBasic
+
+IMAGES = 3
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of a small network with random weights on small scenes."""
+    folder = tmp_path_factory.mktemp("tune") / "run"
+    data = Data(cache=str(folder / "cache"), options="train=1,val=5,height=24,width=32")
+    config = Config(
+        model=SegNetBasic(num_classes=7, width=4),
+        data=data,
+        input=Input(mean=(124.0,) * 3, std=(60.0,) * 3),
+        eval=Eval(batch_size=2),
+    )
+    config.train.batch_size = jax.device_count()
+    variables = state.init_variables(config.model, jax.random.key(0), (32, 32))
+    tx = state.transformation(config, variables["params"])
+    runs.begin(config, folder, 0)
+    with checkpoint.Checkpoints(folder) as checkpoints:
+        metadata = runs.metadata(config, datasets.DATASETS["shapes"])
+        checkpoints.save(3, state.create(variables, tx), position={}, metadata=metadata)
+    return folder
+
+
+def test_a_search_that_was_stopped_goes_on_and_is_what_prediction_uses(run, monkeypatch, capsys):
+    tried = []
+    real = log.write_json
+
+    def write(path, values):
+        real(path, values)
+        if path.name == "points.json":
+            tried.append(len(values))
+            if len(tried) == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(log, "write_json", write)
+    command = ["tune-crf", str(run), "--images", str(IMAGES), "--finer", "1"]
+    command += ["--w1", "2", "4", "--alpha", "10", "--beta", "10"]
+    assert cli.main(command) == cli.INTERRUPTED
+    folder = run / "tune" / "val_000003_whole_3"
+    written = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
+    assert len(written) == IMAGES
+    assert cli.main(command) == 0
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npz")} == written
+    # Two points, then 1 and 3 beside the better one or 3 and 5: the one in the middle is new too.
+    assert tried == [1, 2, 3, 4]
+    output = capsys.readouterr().out
+    assert "the best 10 of 4" in output and "without CRF" in output and "ground" in output
+
+    best = json.loads((run / "crf.json").read_text())
+    points = json.loads((folder / "points.json").read_text())
+    assert max(points, key=lambda p: p["mean_iou"])["w1"] == best["w1"]
+    config = runs.read_config(str(run))
+    own = inference.own_crfs(config, {}, run)
+    assert own == {"tuned": crf.deeplab_kernels(best["w1"], 10.0, 10.0, 3.0, 3.0)}
+
+    # What it says is what a user's predictions score, and the search's own number is close.
+    seg = segjax.load(run)
+    confusions = np.zeros((2, 7, 7), int)
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path) as saved:
+            assert saved["scores"].dtype == np.float16 and saved["scores"].max() == 0
+            label, image = saved["label"], saved["image"]
+        for confusion, choice in zip(confusions, (False, True), strict=True):
+            labels = seg(image, crf=choice, canvas=label.shape).labels
+            np.add.at(confusion, (label[label < 7], labels[label < 7]), 1)
+    assert (confusions[0] != confusions[1]).any()
+    for confusion, name in zip(confusions, ("mean_iou_without", "mean_iou"), strict=True):
+        assert metrics.Scores(confusion).mean_iou == pytest.approx(best[name], abs=0.002)
+    found = max(p["mean_iou"] for p in points)
+    assert found == pytest.approx(best["mean_iou"], abs=0.01)
+
+    (run / "crf.json").write_text('{"w1": 3}')
+    with pytest.raises(ValueError, match=r"crf\.json is no result of segjax tune-crf: KeyError"):
+        inference.own_crfs(config, {}, run)
+
+
+def test_rounds_halve_the_steps_round_the_best():
+    grid = tune.Grid(w1=(3, 4), alpha=(30, 50), beta=(5,))
+    coarse = grid.coarse()
+    assert len(coarse) == 4 and coarse[0] == dict(w1=3, alpha=30, beta=5, w2=3, gamma=3)
+    finer = grid.round(coarse[0], 1)
+    assert sorted({p["w1"] for p in finer}) == [2.5, 3.0, 3.5]
+    assert sorted({p["alpha"] for p in finer}) == [20.0, 30.0, 40.0]
+    assert {p["beta"] for p in finer} == {5.0} and len(finer) == 9
+    lowest = min(p["alpha"] for p in grid.round(finer[0], 2))
+    assert lowest == grid.least("alpha") == 15.0
+    assert len(tune.Grid().coarse()) == 4 * 8 * 4  # DeepLab v2's first round
+
+
+@pytest.mark.parametrize(
+    "grid, message",
+    [
+        (tune.Grid(w1=(0.0, 1.0)), "w1 is"),
+        (tune.Grid(alpha=()), "alpha is"),
+        (tune.Grid(gamma=0.0), "gamma=0.0"),
+        (tune.Grid(finer=-1), "finer=-1"),
+    ],
+)
+def test_numbers_that_cannot_be_tried(grid, message):
+    with pytest.raises(ValueError, match=message):
+        grid.check()
+
+
+def test_a_crf_that_hurts_is_called_so():
+    good, bad = (metrics.Scores(np.array([[9, n], [n, 9]])) for n in (1, 4))
+    before = Evaluation(good, {}, None, None, 3)
+    hurt = dataclasses.replace(before, refined=Evaluation(bad, {}, None, None, 3))
+    helped = dataclasses.replace(hurt.refined, refined=before)
+    assert "lowers mean IoU" in hurt.table(("a", "b"), "t").caption
+    assert "lowers mean IoU" not in helped.table(("a", "b"), "t").caption
+    values = hurt.to_dict(("a", "b"))["crf"]
+    change = bad.mean_iou - good.mean_iou
+    assert values["mean_iou_change"] == pytest.approx(change)
+    assert values["per_class"]["b"]["iou_change"] == pytest.approx(change)
