@@ -48,11 +48,11 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     prepared = runs.prepare(config)
     runs.warn(config)
     weights = runs.class_weights(config, prepared)
-    now, tx = runs.initial_state(config)
     with contextlib.ExitStack() as stack:
         batches = stack.enter_context(runs.train_batches(config, prepared))
         checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, keep=config.train.keep))
         start = checkpoints.latest() or 0
+        now, tx = runs.initial_state(config, fresh=not start)
         if start:
             now, position = checkpoints.restore(start, now)
             batches.set_state(position)
@@ -135,13 +135,14 @@ class Reporter:
           wait: seconds the run has waited for data so far.
 
         Raises:
-          FloatingPointError: a loss is not finite.
+          FloatingPointError: a loss or a gradient is not finite.
         """
         for step, numbers, ids in self._pending:
-            if not np.isfinite(float(numbers["loss"])):
+            loss, norm = float(numbers["loss"]), float(numbers["grad_norm"])
+            if not np.isfinite([loss, norm]).all():
                 raise FloatingPointError(
-                    f"loss became {float(numbers['loss'])} at step {step}; batch ids "
-                    f"{', '.join(ids)}; gradient norm {float(numbers['grad_norm']):.2g}; last good "
+                    f"loss became {loss} at step {step}; batch ids "
+                    f"{', '.join(ids)}; gradient norm {norm:.2g}; last good "
                     f"checkpoint {self._checkpoints.latest() or 'none'}. A lower "
                     "--config.optim.lr or --config.optim.clip_norm=1 usually helps; the same "
                     "command goes on from the last good checkpoint"

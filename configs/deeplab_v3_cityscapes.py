@@ -25,7 +25,14 @@ def get_config() -> Config:
         data=Data(name="cityscapes", canvas=(1024, 2048)),
         augment=Augment(crop=(769, 769), scale_range=(0.5, 2.0), flip=0.5),
         loss=Loss(resolution="label", align_corners=True),
-        optim=Optim(lr=0.007, schedule="poly", power=0.9, momentum=0.9, weight_decay=1e-4),
+        optim=Optim(
+            lr=0.007,
+            schedule="poly",
+            power=0.9,
+            momentum=0.9,
+            weight_decay=1e-4,
+            no_decay=(r"(^|/)bn[^/]*/", "/bias$"),
+        ),
         train=Train(steps=90_000, batch_size=16, eval_every=10_000),
         eval=Eval(batch_size=1),
     )

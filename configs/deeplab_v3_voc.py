@@ -5,7 +5,8 @@
 
 Output stride 16, BatchNorm trained on global batches of 16 with decay 0.9997, loss on upsampled
 logits. Evaluate at stride 8 with --config.model.output_stride=8; the second phase is
-configs/deeplab_v3_voc_phase2.py. The paper names no weight decay: it is the TensorFlow release's.
+configs/deeplab_v3_voc_phase2.py. The paper names no weight decay: it is the TensorFlow release's,
+which is on the kernels alone.
 Body and normalisation are as torchvision's ImageNet weights need them, stride_in="3x3" and
 first_rate="previous". Without these two fields the network is the paper's, for weights trained with
 the stride in the 1x1 convolution.
@@ -28,7 +29,14 @@ def get_config() -> Config:
         data=Data(name="voc_segmentation", train_split="trainaug", canvas=(513, 513)),
         augment=Augment(crop=(513, 513), scale_range=(0.5, 2.0), flip=0.5),
         loss=Loss(resolution="label", align_corners=True),
-        optim=Optim(lr=0.007, schedule="poly", power=0.9, momentum=0.9, weight_decay=1e-4),
+        optim=Optim(
+            lr=0.007,
+            schedule="poly",
+            power=0.9,
+            momentum=0.9,
+            weight_decay=1e-4,
+            no_decay=(r"(^|/)bn[^/]*/", "/bias$"),
+        ),
         train=Train(steps=30_000, batch_size=16, eval_every=5_000),
         eval=Eval(batch_size=8),
     )

@@ -32,7 +32,14 @@ def get_config() -> Config:
         data=Data(name="voc_segmentation", train_split="trainval", canvas=(513, 513)),
         augment=Augment(crop=(513, 513), scale_range=(0.5, 2.0), flip=0.5),
         loss=Loss(resolution="label", align_corners=True),
-        optim=Optim(lr=0.001, schedule="poly", power=0.9, momentum=0.9, weight_decay=1e-4),
+        optim=Optim(
+            lr=0.001,
+            schedule="poly",
+            power=0.9,
+            momentum=0.9,
+            weight_decay=1e-4,
+            no_decay=(r"(^|/)bn[^/]*/", "/bias$"),
+        ),
         train=Train(steps=30_000, batch_size=16, eval_every=5_000),
         eval=Eval(batch_size=8),
     )

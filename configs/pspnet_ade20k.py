@@ -28,6 +28,7 @@ def get_config() -> Config:
             rotate=10.0,
             rotate_prob=0.5,
             blur_prob=0.5,
+            blur_sigma=(1.1, 1.1),  # OpenCV's for the authors' 5x5 kernel
         ),
         loss=Loss(heads={"logits": 1.0, "aux": 0.4}, resolution="label", align_corners=True),
         optim=Optim(

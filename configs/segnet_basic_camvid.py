@@ -29,8 +29,8 @@ def get_config() -> Config:
             schedule="fixed",
             momentum=0.9,
             weight_decay=5e-4,
-            lr_multipliers={"conv[^/]*/bias": 2.0},
-            no_decay=("conv[^/]*/bias",),
+            lr_multipliers={r"(conv[^/]*|classifier)/bias$": 2.0},
+            no_decay=(r"(conv[^/]*|classifier)/bias$",),
         ),
         train=Train(
             steps=10_000,

@@ -4,7 +4,9 @@
 
 CamVid is a folder in SegNet's layout (train/, trainannot/, val/, valannot/, test/, testannot/).
 The encoder of the tutorial starts from VGG16's ImageNet weights, which are not part of this
-project: convert a file of them and add --config.train.init_from=FILE.
+project: convert a file of them and add --config.train.init_from=FILE. torchvision's were trained on
+RGB over its mean and deviation: with them add --config.input.bgr=False
+"--config.input.mean=(123.675, 116.28, 103.53)" "--config.input.std=(58.395, 57.12, 57.375)".
 
 Hardware: one GPU with 8 GB.
 Published: global accuracy 88.6, class average 65.9, mean IoU 50.2 on the test split.
@@ -30,7 +32,7 @@ def get_config() -> Config:
             schedule="fixed",
             momentum=0.9,
             weight_decay=5e-4,
-            lr_multipliers={"conv[^/]*/bias": 2.0},
+            lr_multipliers={r"(conv[^/]*|classifier)/bias$": 2.0},
             no_decay=("/bias",),
         ),
         train=Train(

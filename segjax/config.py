@@ -201,6 +201,8 @@ def check(config: Config) -> None:
     _accept("loss.resolution", loss.resolution, ("label", "logits"))
     normalizations = ("symmetric", "after", "before", "none")
     _accept("crf.normalization", config.crf.normalization, normalizations)
+    dtypes = ("float32", "bfloat16", "float16")
+    _accept("model.dtype", getattr(config.model, "dtype", "float32"), dtypes)
     _accept("optim.schedule", config.optim.schedule, ("poly", "fixed", "step"))
     positive = {
         "train.steps": train.steps,

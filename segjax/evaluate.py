@@ -178,7 +178,7 @@ def protocol_step(
     versions = [scores]
     if kernels:
         versions.append(refinement.refine(scores, batch["image"], size, kernels, config.crf))
-    return steps.scored(versions, batch["label"], config)
+    return steps.scored(versions, batch["label"], size, config)
 
 
 def evaluate(

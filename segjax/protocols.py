@@ -53,6 +53,8 @@ PROTOCOLS = {
     "deeplab_v1": Protocol(crf="deeplab_v1_largefov"),
     # DeepLab v2 (section 4.1): three scales fused by maximum, no mirroring, CRF.
     "deeplab_v2": Protocol(scales=(1.0, 0.75, 0.5), fuse="max", crf="deeplab_v2_resnet101"),
+    # Its network on VGG16 (Table 3): one pass, CRF.
+    "deeplab_v2_vgg": Protocol(crf="deeplab_v2_vgg16"),
     # DeepLab v3 (Table 6): 77.21 at output stride 16, 78.51 at 8, 79.77 with scales and mirroring.
     "deeplab_v3_single": Protocol(output_stride=8),
     "deeplab_v3": Protocol(scales=MULTI_SCALE, flip=True, output_stride=8),

@@ -101,12 +101,29 @@ def class_weights(config: Config, prepared: datasets.Prepared) -> np.ndarray | N
     return weights
 
 
-def initial_state(config: Config) -> tuple[state.TrainState, optax.GradientTransformation]:
-    """Returns the state of a run at step 0, on the host, and its optimiser."""
+def initial_state(
+    config: Config, *, fresh: bool = True
+) -> tuple[state.TrainState, optax.GradientTransformation]:
+    """Returns the state of a run at step 0, on the host, and its optimiser.
+
+    Args:
+      config: of the run.
+      fresh: start from `train.init_from`, which a run that goes on has no need of.
+
+    Raises:
+      ValueError: `loss.heads` names no output of the network, or the weights cannot be read.
+    """
     key = jax.random.fold_in(jax.random.key(config.train.seed), 2**32 - 1)  # beyond all steps
     crop = config.augment.crop if min(config.augment.crop) else (64, 64)
     variables = state.init_variables(config.model, key, crop, config.crf)
-    if config.train.init_from:
+    image = jax.ShapeDtypeStruct((1, *crop, 3), np.float32)
+    outputs = jax.eval_shape(config.model.apply, variables, image)
+    if unknown := sorted(set(config.loss.heads) - set(outputs)):
+        raise ValueError(
+            f"loss.heads names {', '.join(unknown)}; outputs of {type(config.model).__name__} are "
+            f"{', '.join(outputs)}"
+        )
+    if config.train.init_from and fresh:
         variables, report = _start_from(config.train.init_from, config, variables)
         log.console.print(f"{config.train.init_from}: {report}", highlight=False)
     tx = state.transformation(config, variables["params"])
@@ -156,6 +173,11 @@ def begin(config: Config, workdir: pathlib.Path, step: int) -> None:
     values = json.loads(json.dumps(config_lib.to_dict(config)))
     path = workdir / "config.json"
     if step:
+        if not path.is_file():
+            raise ValueError(
+                f"{workdir} holds checkpoints but no config.json; put it back, or choose another "
+                "--workdir"
+            )
         changes = list(config_lib.differences(json.loads(path.read_text()), values))
         for line in changes:
             if line.startswith(("model.num_classes", "data.name", "data.label_map")):
@@ -235,7 +257,8 @@ def recompute_batch_stats(
     size = config.train.batch_size
     count = config.train.recompute_batch_stats
     if count < 0:
-        count = -(-len(prepared.source(config.data.train_split)) // size)
+        images = config.data.num_train or len(prepared.source(config.data.train_split))
+        count = -(-images // size)
     step = steps.parallel(steps.batch_stats_step, config=config)
     variables = {"params": now.eval_params, "batch_stats": now.batch_stats}
     total = jax.tree.map(np.zeros_like, jax.device_get(now.batch_stats))

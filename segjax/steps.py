@@ -78,7 +78,7 @@ def eval_step(variables: dict[str, Any], batch: Batch, *, config: Config) -> tup
 
     Returns:
       As `scored`: of the network, and behind it of the CRF where one was learnt. The CRF takes no
-      part in what fills up a canvas: it needs "size" in the batch, int32 [B, 2].
+      part in what fills up a canvas, "size" in the batch, int32 [B, 2], says what does.
     """
     image = augment.normalize(batch["image"].astype(jnp.float32), config.input)
     outputs, _ = state_lib.forward(
@@ -91,15 +91,23 @@ def eval_step(variables: dict[str, Any], batch: Batch, *, config: Config) -> tup
         align_corners=config.loss.align_corners,
     )
     versions = [logits]
+    size = batch.get("size")
     if config.crf.learn:
         kernels = refinement.kernels(variables["params"]["crf"], config.crf)
-        size = batch["size"]
         versions.append(refinement.refine(logits, batch["image"], size, kernels, config.crf))
-    return scored(versions, label, config)
+    return scored(versions, label, size, config)
 
 
-def scored(versions: Sequence[jax.Array], label: jax.Array, config: Config) -> tuple[Any, ...]:
+def scored(
+    versions: Sequence[jax.Array], label: jax.Array, size: jax.Array | None, config: Config
+) -> tuple[Any, ...]:
     """Scores versions of the logits, float32 [B, H, W, C], of labels int32 [B, H, W].
+
+    Args:
+      versions: of the logits.
+      label: on the canvas.
+      size: int32 [B, 2], height and width of each image on its canvas; None: the whole canvas.
+      config: of the run.
 
     Returns:
       For each version, one behind the other, confusion matrices summed over devices, int32 [C, C]
@@ -108,11 +116,13 @@ def scored(versions: Sequence[jax.Array], label: jax.Array, config: Config) -> t
     outcome: tuple[Any, ...] = ()
     for logits in versions:
         prediction = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        outcome += (jax.lax.psum(confusions(label, prediction, config), AXIS), prediction)
+        outcome += (jax.lax.psum(confusions(label, prediction, size, config), AXIS), prediction)
     return outcome
 
 
-def confusions(label: jax.Array, prediction: jax.Array, config: Config) -> dict[str, jax.Array]:
+def confusions(
+    label: jax.Array, prediction: jax.Array, size: jax.Array | None, config: Config
+) -> dict[str, jax.Array]:
     """Counts the pixels of label maps [B, H, W] by class, over all of them and in bands.
 
     Returns:
@@ -123,7 +133,7 @@ def confusions(label: jax.Array, prediction: jax.Array, config: Config) -> dict[
     )
     counts = {"all": count(label)}
     for width in config.eval.trimap_widths:
-        counts[f"trimap_{width}"] = count(metrics.trimap(label, width))
+        counts[f"trimap_{width}"] = count(metrics.trimap(label, width, size=size))
     return counts
 
 

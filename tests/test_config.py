@@ -74,6 +74,11 @@ def test_wrong_values_are_named(field, value, named):
         config_lib.check(config)
 
 
+def test_a_wrong_dtype_is_named():
+    with pytest.raises(ValueError, match=r"model\.dtype is 'bf16'; accepted are 'float32'"):
+        config_lib.check(Config(model=SegNet(num_classes=5, dtype="bf16")))
+
+
 @pytest.mark.parametrize(
     "arguments, named",
     [

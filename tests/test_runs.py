@@ -132,3 +132,15 @@ def test_label_maps_for_the_server_of_cityscapes(tmp_path):
             found = np.asarray(label)
         np.testing.assert_array_equal(found, np.asarray(cityscapes.LABEL_IDS)[expected])
     assert found.max() > 18  # not the ids of training
+
+
+def test_a_head_that_the_network_lacks_is_named():
+    config = Config(model=SegNetBasic(num_classes=3, width=4))
+    config.loss.heads = {"logits": 1.0, "aux": 0.4}
+    with pytest.raises(ValueError, match="names aux; outputs of SegNetBasic are logits"):
+        runs.initial_state(config)
+
+
+def test_checkpoints_without_their_configuration_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        runs.begin(Config(model=SegNetBasic(num_classes=3)), tmp_path, 5)

@@ -157,3 +157,13 @@ def test_batch_stats_step_gives_the_statistics_of_the_batch():
     features = conv.apply({"params": now.params["conv1"]}, jnp.asarray(image))
     np.testing.assert_allclose(stats["bn1"]["mean"], features.mean((0, 1, 2)), rtol=2e-4, atol=1e-5)
     np.testing.assert_allclose(stats["bn1"]["var"], features.var((0, 1, 2)), rtol=2e-4)
+
+
+def test_what_fills_up_a_canvas_is_no_boundary():
+    label = np.zeros((1, 20, 24), np.int32)
+    label[:, :3] = label[:, 16:] = label[..., 18:] = 255  # a void, and around 16x18 the canvas
+    config = settings()
+    counts = steps.confusions(label, np.zeros_like(label), np.array([[16, 18]], np.int32), config)
+    assert counts["trimap_2"].sum() == 2 * 18
+    counts = steps.confusions(label, np.zeros_like(label), None, config)
+    assert counts["trimap_2"].sum() == 4 * 18 + 9 * 2
