@@ -117,11 +117,12 @@ def initial_state(
     crop = config.augment.crop if min(config.augment.crop) else (64, 64)
     variables = state.init_variables(config.model, key, crop, config.crf)
     image = jax.ShapeDtypeStruct((1, *crop, 3), np.float32)
-    outputs = jax.eval_shape(config.model.apply, variables, image)
-    if unknown := sorted(set(config.loss.heads) - set(outputs)):
+    outputs = set(jax.eval_shape(config.model.apply, variables, image))
+    outputs |= {"unary"} if config.crf.learn else set()
+    if unknown := sorted(set(config.loss.heads) - outputs):
         raise ValueError(
             f"loss.heads names {', '.join(unknown)}; outputs of {type(config.model).__name__} are "
-            f"{', '.join(outputs)}"
+            f"{', '.join(sorted(outputs))}"
         )
     if config.train.init_from and fresh:
         variables, report = _start_from(config.train.init_from, config, variables)

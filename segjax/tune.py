@@ -288,16 +288,13 @@ def compare(
     samples: "_Samples", point: Point, settings: config.CRF, num_classes: int
 ) -> Evaluation:
     """Scores the saved images without a CRF and with that of a point, as prediction runs it."""
-    count = functools.partial(
-        jax.jit(_confusion, static_argnames="num_classes"), num_classes=num_classes
-    )
+    count = functools.partial(_confusion, num_classes=num_classes)
     kernels = crf.deeplab_kernels(*point.values())
-    refine = jax.jit(functools.partial(refinement.refine, kernels=kernels, config=settings))
     totals = np.zeros((2, num_classes, num_classes), np.int64)
     for scores, image, label, size in samples:
-        scores = scores.astype(np.float32)[None]
-        totals[0] += np.asarray(count(scores[0], label))
-        totals[1] += np.asarray(count(refine(scores, image[None], size[None])[0], label))
+        scores = jnp.asarray(scores, jnp.float32)
+        refined = refinement.refine(scores[None], image[None], size[None], kernels, settings)
+        totals += np.stack([count(scores, label), count(refined[0], label)])
     before, after = (
         Evaluation(metrics.Scores(total), {}, None, None, samples.count) for total in totals
     )
@@ -329,6 +326,7 @@ def _search_confusion(
     return _confusion(refined[0], label, num_classes)
 
 
+@functools.partial(jax.jit, static_argnames="num_classes")
 def _confusion(scores: jax.Array, label: jax.Array, num_classes: int) -> jax.Array:
     return metrics.confusion_matrix(label, scores.argmax(-1).astype(jnp.int32), num_classes)
 
