@@ -9,8 +9,8 @@ weight decay and ten times the learning rate of the network.
 
 Hardware: two CPU cores, a few minutes.
 Published: none for these data; on VOC 2012 the authors' FCN-8s goes from 61.3 to 69.6.
-Measured: mean IoU on val 94.32 with the CRF, 80.28 without it (one run). The demonstration has 85.04,
-and 91.14 with the CRF that `segjax tune-crf` finds on the same images.
+Measured: mean IoU on val 94.32 with the CRF, 80.28 without it (one run). The demonstration has
+85.04, and 91.14 with the CRF that `segjax tune-crf` finds on the same images.
 """
 
 from segjax.config import CRF, Augment, Config, Data, Eval, Input, Optim, Train
