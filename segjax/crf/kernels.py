@@ -80,8 +80,8 @@ def features(
     Args:
       kernel: the kernel.
       image: [H, W, 3], 0..255.
-      inside: float32 [H W], 1 for the pixels that exist; the others share the point of zeros, so
-        that they need few vertices of a lattice.
+      inside: float32 [H W], 1 for the pixels that exist; the others share the point of the first
+        one that does, so that they need no vertices of a lattice.
     """
     exists = None if inside is None else inside > 0
     if isinstance(kernel, Features):
@@ -93,7 +93,8 @@ def features(
         found = (*map(jnp.asarray, positions(height, width, kernel.sigma_xy)), *channels)
     if exists is None:
         return found
-    return tuple(jnp.where(exists, v, np.float32(0)) for v in found)
+    first = jnp.argmax(exists)
+    return tuple(jnp.where(exists, v, v[first]) for v in found)
 
 
 def extent(kernel: Bilateral | Features, height: int, width: int) -> tuple[float, ...]:

@@ -228,9 +228,12 @@ def sort_corners(features: tuple[Array, ...], extent: tuple[float, ...]) -> Corn
     """
     n, size = features[0].shape[0], len(features) + 1
     alive = runtime_true(features[-1])
-    fits = jnp.all(
-        jnp.stack([jnp.all((f >= 0) & (f <= np.float32(e))) for f, e in zip(features, extent)])
-    )
+
+    def within(*features: Array) -> Array:
+        inside = [jnp.all((f >= 0) & (f <= np.float32(e))) for f, e in zip(features, extent)]
+        return jnp.all(jnp.stack(inside))
+
+    fits = fence(within, alive, *features)
     # Decisions about the simplex are made once, from numbers rounded once: kernels that compute
     # the same expression may round it differently.
     elevated = fence(lambda *f: elevate(f), alive, *features)

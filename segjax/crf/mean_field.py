@@ -200,20 +200,31 @@ def buckets(points: int, dimension: int) -> tuple[int, ...]:
     return (*(math.ceil(s * points) for s in shares if s < largest), largest * points)
 
 
+def _bucket(count: int, points: int, dimension: int) -> int:
+    """The smallest capacity for a number of vertices; the largest one where there is none."""
+    capacities = buckets(points, dimension)
+    return next((c for c in capacities if c >= count), capacities[-1])
+
+
 def _ladder(points: int, dimension: int) -> tuple[int, ...]:
     """Capacities that one program holds where none is given."""
     return (*(math.ceil(s * points) for s in (0.2, 1.0, 2.0)), (dimension + 1) * points)
 
 
-def _corners(
-    kernels: tuple[Kernel, ...], image: Array, inside: Array | None
-) -> list[tuple[lattice.Corners, tuple]]:
-    found = []
-    for kernel in kernels:
-        if not isinstance(kernel, Spatial):
-            box = extent(kernel, *image.shape[:2])
-            found.append((lattice.sort_corners(features(kernel, image, inside), box), box))
-    return found
+def _inside(mask: Array | None) -> Array | None:
+    return None if mask is None else mask.reshape(-1).astype(jnp.float32)
+
+
+def _sort(
+    image: Array, mask: Array | None, kernels: tuple[Kernel, ...]
+) -> tuple[list[lattice.Corners], Array]:
+    """Sorts the corners of each lattice of an image; the largest number of vertices, int32 []."""
+    corners = [
+        lattice.sort_corners(features(k, image, _inside(mask)), extent(k, *image.shape[:2]))
+        for k in kernels
+        if not isinstance(k, Spatial)
+    ]
+    return corners, functools.reduce(jnp.maximum, (c.count for c in corners), jnp.int32(0))
 
 
 def _refine(
@@ -221,6 +232,7 @@ def _refine(
     image: Array,
     mask: Array | None,
     kernels: tuple[Kernel, ...],
+    sorted_corners: tuple[list[lattice.Corners], Array] | None,
     num_iterations: int,
     normalization: str,
     method: str,
@@ -236,9 +248,10 @@ def _refine(
     flat = logits.reshape(-1, classes)
     flat = jnp.pad(flat, ((0, 0), (0, wide - classes)), constant_values=EMPTY)
     weights = [_widen(kernel.weight, wide) for kernel in kernels]
-    inside = None if mask is None else mask.reshape(-1).astype(jnp.float32)
-    corners = _corners(kernels, image, inside) if method == "lattice" else []
-    count = functools.reduce(jnp.maximum, (c.count for c, _ in corners), jnp.int32(0))
+    inside = _inside(mask)
+    corners, count = [], jnp.int32(0)
+    if method == "lattice":
+        corners, count = sorted_corners or _sort(image, mask, kernels)
 
     def run(capacity: int) -> Array:
         remaining = iter(corners)
@@ -250,8 +263,8 @@ def _refine(
                     _spatial_operator(kernel, shape, normalization, spatial_method, alive, inside)
                 )
             elif method == "lattice":
-                found, box = next(remaining)
-                tables = lattice.build(found, box, capacity=capacity)
+                box = extent(kernel, height, width)
+                tables = lattice.build(next(remaining), box, capacity=capacity)
                 sums = lattice.kernel_sums(tables, alive, inside)
                 operator = _lattice_operator(tables, sums, normalization, alive, inside)
                 operators.append((_apply_lattice, operator))
@@ -277,6 +290,44 @@ def _refine(
     return refined[:, :classes].reshape(logits.shape), count
 
 
+def _feature_values(kernels: tuple[Kernel, ...]) -> list[Array]:
+    return [kernel.values for kernel in kernels if isinstance(kernel, Features)]
+
+
+def _with_features(kernels: tuple[Kernel, ...], values: list[Array]) -> tuple[Kernel, ...]:
+    remaining = iter(values)
+    return tuple(
+        dataclasses.replace(k, values=next(remaining)) if isinstance(k, Features) else k
+        for k in kernels
+    )
+
+
+def _each(function: Callable, inputs: tuple, *, together: bool) -> Any:
+    """Applies a function of one image to a batch.
+
+    On the CPU images follow one another: a batched gather is not a fast one there.
+    """
+    if jax.tree.leaves(inputs)[0].shape[0] == 1:
+        outputs = function(jax.tree.map(lambda x: x[0], inputs))
+        return jax.tree.map(lambda x: x[None], outputs)
+    one_by_one = functools.partial(lax.map, function)
+    default = jax.vmap(function) if together else one_by_one
+    return lax.platform_dependent(inputs, cpu=one_by_one, default=default)
+
+
+@jax.jit
+def _sort_batch(
+    image: Array, mask: Array | None, kernels: tuple[Kernel, ...]
+) -> tuple[list[lattice.Corners], Array]:
+    """Sorts the corners for images [B, H, W, 3]; returns numbers of vertices too, int32 [B]."""
+
+    def one(inputs: tuple) -> tuple[list[lattice.Corners], Array]:
+        image, mask, values = inputs
+        return _sort(image, mask, _with_features(kernels, values))
+
+    return _each(one, (image, mask, _feature_values(kernels)), together=True)
+
+
 OPTIONS = ("num_iterations", "normalization", "method", "spatial_method", "capacity")
 
 
@@ -286,48 +337,24 @@ def _refine_batch(
     image: Array,
     mask: Array | None,
     kernels: tuple[Kernel, ...],
+    sorted_corners: tuple[list[lattice.Corners], Array] | None,
     **options: Any,
 ) -> tuple[Array, Array]:
-    """Refines logits [B, H, W, C]; returns the number of vertices of each image too, int32 [B].
-
-    On the CPU images follow one another: a batched gather is not a fast one there. So they do where
-    the program holds several capacities, because a batched switch would compute all of them.
-    """
+    """Refines logits [B, H, W, C]; returns the number of vertices of each image too, int32 [B]."""
     image = lax.stop_gradient(image)
-    values = [k.values for k in kernels if isinstance(k, Features)]
-    values = lax.stop_gradient(values)
+    values = lax.stop_gradient(_feature_values(kernels))
 
     def one(inputs: tuple) -> tuple[Array, Array]:
-        logits, image, mask, values = inputs
-        values = iter(values)
-        own = tuple(
-            dataclasses.replace(k, values=next(values)) if isinstance(k, Features) else k
-            for k in kernels
-        )
-        return _refine(logits, image, mask, own, **options)
+        logits, image, mask, values, corners = inputs
+        return _refine(logits, image, mask, _with_features(kernels, values), corners, **options)
 
-    inputs = (logits.astype(jnp.float32), image, mask, values)
-    if logits.shape[0] == 1:
-        refined, count = one(jax.tree.map(lambda x: x[0], inputs))
-        return refined[None], count[None]
-    one_by_one = functools.partial(lax.map, one)
-    together = jax.vmap(one) if len(options["capacity"]) == 1 else one_by_one
-
-    def dispatch(cpu: Callable, default: Callable) -> tuple[Array, Array]:
-        return lax.platform_dependent(inputs, cpu=cpu, default=default)
-
-    return dispatch(one_by_one, together)
+    inputs = (logits.astype(jnp.float32), image, mask, values, sorted_corners)
+    # A batched switch would compute all capacities.
+    return _each(one, inputs, together=len(options["capacity"]) == 1)
 
 
-def _add_batch(
-    logits: Array, image: Array, kernels: tuple[Kernel, ...]
-) -> tuple[Array, Array, tuple[Kernel, ...]]:
-    def add(kernel: Kernel) -> Kernel:
-        if isinstance(kernel, Features):
-            return dataclasses.replace(kernel, values=kernel.values[None])
-        return kernel
-
-    return logits[None], image[None], tuple(map(add, kernels))
+def _add_batch(kernels: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
+    return _with_features(kernels, [values[None] for values in _feature_values(kernels)])
 
 
 def refine_logits(
@@ -362,22 +389,32 @@ def refine_logits(
         checks.keys_fit(kernels, height, width)
     if capacity is not None and capacity < 1:
         raise ValueError(f"capacity is {capacity}; it is a number of vertices, see segjax.crf.plan")
-    if capacity is None:
-        capacities = _ladder(height * width, _dimension(kernels, height, width))
-    else:
-        capacities = (int(capacity),)
-    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((logits, image, kernels)))
+    arrays = jax.tree.leaves((logits, image, mask, kernels))
+    traced = any(isinstance(x, jax.core.Tracer) for x in arrays)
     if not traced:
         checks.values(logits, image)
     batched = logits.ndim == 4
     if not batched:
-        logits, image, kernels = _add_batch(logits, image, kernels)
+        logits, image, kernels = logits[None], image[None], _add_batch(kernels)
         mask = None if mask is None else mask[None]
+    kernels = tuple(kernels)
+    points, dimension = height * width, _dimension(kernels, height, width)
+    corners = None
+    if filter != "lattice" or dimension == 0 or num_iterations == 0:
+        capacities = (0,)  # there is no lattice that depends on the image
+    elif capacity is not None:
+        capacities = (int(capacity),)
+    elif traced:
+        capacities = _ladder(points, dimension)
+    else:
+        corners = _sort_batch(image, mask, kernels)
+        capacities = (_bucket(int(corners[1].max()), points, dimension),)
     refined, count = _refine_batch(
         logits,
         image,
         mask,
-        tuple(kernels),
+        kernels,
+        corners,
         num_iterations=num_iterations,
         normalization=normalization,
         method=filter,
@@ -385,6 +422,8 @@ def refine_logits(
         capacity=capacities,
     )
     if not traced and int(count.max()) > capacities[-1]:
+        if int(count.max()) > (dimension + 1) * points:
+            raise ValueError("Features.values span more than Features.extent tells")
         raise ValueError(
             f"the image needs {int(count.max())} lattice vertices and capacity is {capacity}: pass"
             " capacity=segjax.crf.plan(image, kernels), or leave it out"
@@ -402,9 +441,10 @@ def mean_field(logits: Array, image: Array, kernels: tuple[Kernel, ...], **optio
       image: uint8 [..., H, W, 3], or floating point in 0..255; RGB, not normalised.
       kernels: the kernels and their weights; see `PRESETS`. Weights may be traced and learnt.
       mask: bool [H, W] or [B, H, W], true where there is a pixel: what is padding neither sends nor
-        receives, and its result has no meaning. None where all are. Of the result without padding
-        only the spatial lattice differs, by a little and at the border to the padding: its values
-        are blurred through vertices that the smaller lattice does not have.
+        receives, and its result has no meaning. None where all are. Padding changes nothing but
+        what is approximated: a little of the spatial lattice, at the border to the padding, whose
+        values are blurred through vertices that the smaller lattice does not have, and the
+        landmarks of "nystrom".
       num_iterations: the papers use 10; 0 returns the softmax of the logits.
       normalization: how each kernel is normalised by its sum over all pixels: "symmetric" divides
         by the root before and after filtering (pydensecrf's default), "after" as the DeepLab
@@ -416,8 +456,10 @@ def mean_field(logits: Array, image: Array, kernels: tuple[Kernel, ...], **optio
         program (the default of the lattice), or "separable", exact (the default of the others).
       capacity: vertices that the lattice provides for. A number from `plan` makes the smallest and
         fastest program; where it is too small, the result is NaN under jit and an error outside.
-        None makes a program that holds several capacities, chooses while it runs, and never fails;
-        under vmap it computes all of them, so give a number there.
+        None never fails. Outside jit the vertices are counted first, and the smallest program that
+        holds them goes on from there. Under jit it makes one program that holds several capacities
+        and chooses while it runs, which takes four times as long to compile; under vmap that
+        computes all of them, so give a number there.
 
     Returns:
       The marginals Q, float32 of the shape of the logits. Gradients reach logits and weights; the
@@ -437,9 +479,8 @@ def _dimension(kernels: tuple[Kernel, ...], height: int, width: int) -> int:
 
 @jax.jit
 def _count(image: Array, mask: Array | None, kernels: tuple[Kernel, ...]) -> Array:
-    inside = None if mask is None else mask.reshape(-1).astype(jnp.float32)
-    corners = _corners(kernels, image, inside)
-    return functools.reduce(jnp.maximum, (c.count for c, _ in corners), jnp.int32(1))
+    """The largest number of vertices of a lattice of images [B, H, W, 3]: int32 []."""
+    return _sort_batch(image, mask, kernels)[1].max()
 
 
 def plan(image: Array, kernels: tuple[Kernel, ...], *, mask: Array | None = None) -> int:
@@ -449,13 +490,16 @@ def plan(image: Array, kernels: tuple[Kernel, ...], *, mask: Array | None = None
     host, outside a compiled program; for many images, plan for a typical one and leave a margin.
 
     Args:
-      image: [H, W, 3], 0..255.
+      image: [H, W, 3], or [B, H, W, 3] for what all of them need; 0..255.
       kernels: as for `mean_field`; their weights do not matter.
-      mask: bool [H, W], as for `mean_field`.
+      mask: bool [H, W] or [B, H, W], as for `mean_field`.
     """
-    height, width = image.shape[:2]
+    if np.ndim(image) not in (3, 4) or image.shape[-1] != 3:
+        raise ValueError(f"image has shape {np.shape(image)}; it is [H, W, 3] or [B, H, W, 3]")
+    height, width = image.shape[-3:-1]
     checks.keys_fit(kernels, height, width)
-    dimension = _dimension(kernels, height, width)
-    points = height * width
+    if image.ndim == 3:
+        image, kernels = image[None], _add_batch(kernels)
+        mask = None if mask is None else mask[None]
     count = int(_count(image, mask, tuple(kernels)))
-    return next(c for c in buckets(points, dimension) if c >= min(count, (dimension + 1) * points))
+    return _bucket(count, height * width, _dimension(kernels, height, width))
