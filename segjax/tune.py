@@ -251,7 +251,10 @@ def search(
     tried = {tuple(p[letter] for letter in letters): p for p in known}
     height, width = samples.canvas
     alpha, beta = grid.least("alpha"), grid.least("beta")
-    extent = ((width - 1) / alpha, (height - 1) / alpha, *[255 / beta] * 3)
+    # A little more than the largest features: they are rounded.
+    extent = tuple(
+        1.001 * n for n in ((width - 1) / alpha, (height - 1) / alpha, *[255 / beta] * 3)
+    )
     count = jax.jit(
         functools.partial(
             _search_confusion,
@@ -271,7 +274,9 @@ def search(
             for point in new:
                 total = np.zeros((num_classes,) * 2, np.int64)
                 for sample in samples:
-                    total += np.asarray(count(*sample, point["w1"], point["alpha"], point["beta"]))
+                    own = np.asarray(count(*sample, point["w1"], point["alpha"], point["beta"]))
+                    assert own.sum() >= 0, "the features overflow the lattice"
+                    total += own
                     bar.advance(task)
                 mean_iou = metrics.Scores(total).mean_iou
                 tried[tuple(point.values())] = {**point, "mean_iou": mean_iou}
@@ -315,7 +320,7 @@ def _search_confusion(
     settings: config.CRF,
     num_classes: int,
 ) -> jax.Array:
-    """The confusion matrix of one image with the bilateral kernel as features."""
+    """The confusion matrix of one image with the bilateral kernel as features, -1 on overflow."""
     height, width = label.shape
     position = jnp.stack(jnp.meshgrid(jnp.arange(width), jnp.arange(height)), -1)
     values = [position.astype(jnp.float32) / alpha, image.astype(jnp.float32) / beta]
@@ -323,7 +328,7 @@ def _search_confusion(
     kernels = (crf.Features(features, extent, w1), crf.Spatial(grid.gamma, grid.w2))
     scores = scores.astype(jnp.float32)
     refined = refinement.refine(scores[None], image[None], size[None], kernels, settings)
-    return _confusion(refined[0], label, num_classes)
+    return jnp.where(jnp.isnan(refined).any(), -1, _confusion(refined[0], label, num_classes))
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")
