@@ -12,7 +12,10 @@ the fused map and of the three scales are added.
 
 Hardware: the paper used one Titan X (12 GB).
 Published: mean IoU on val 76.35, with CRF 77.69; from ImageNet without scale augmentation 71.27.
-Measured: not yet run.
+Measured: not yet run. With depth 50, eight crops of 97x97, scored on themselves: mean IoU 98.9
+after 70 steps of batch 8 from random weights with BatchNorm trained, learning rate 0.005, and 50
+more with it frozen, 0.002; the gradient clipped to 1, the loss at the labels' resolution, the input
+normalised, and neither augmentation nor weight decay.
 """
 
 from segjax.config import Augment, Config, Data, Eval, Input, Loss, Optim, Train
