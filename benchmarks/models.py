@@ -1,34 +1,46 @@
 """Speed, memory and compile time of every network, beside torchvision's with the same weights.
 
-    python benchmarks/models.py [--small] [--budget SECONDS] [--only NAMES] [--output FILE]
+    python benchmarks/models.py [--small] [--only NAMES] [--budget SECONDS] [--json FILE]
 
 Per network, at the image size of its paper: a forward pass in evaluation mode and a training step
-(forward, loss at the labels' size, gradient, momentum), in float32 and in bfloat16. FLOP count by
-XLA before optimisation, two per multiply-add, padding not counted. Memory is what the compiled
-program holds: arguments, results and temporaries. The share of the peak is FLOP per second over
-that of a large matrix product on the same device in the same type.
+(forward, losses of all its heads, gradient, momentum), in float32 and in bfloat16. FLOP count by
+XLA before optimisation, two per multiply-add. Memory is the peak of the compiled program:
+arguments, results and temporaries. The share of the peak is FLOP per second over that of a large
+matrix product on the same device, in the same type on a GPU, of float32 on a CPU.
 
 torchvision's deeplabv3_resnet50 and 101 (where torch and torchvision are installed) run in turns
 with ours, on the same weights and images, after the outputs were found equal: eager with
-channels_last, and compiled; in bfloat16 by autocast, on a GPU.
+channels_last, and compiled; in bfloat16 by autocast, on a GPU. Everything first runs twice: what
+that took longer than two later runs is given as torch.compile's time.
 
-Measurements of the same device are added to those in the file of an earlier run, so a slow machine
-can go network by network. What the budget does not allow is left out and said.
+On a GPU eight programs are compiled at a time, all before the first one runs, so compile times are
+not those of one alone. What the budget does not allow is left out and said. Measurements are added
+to those of the same device in the file of an earlier run, so that a slow machine can go in pieces,
+by --only, --dtypes and --modes.
+
+On a CPU much of the time goes into fresh memory, page by page; large pages are measured apart:
+`GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/models.py`.
 """
 
 import argparse
+import concurrent.futures
 import dataclasses
 import functools
 import importlib.util
 import itertools
 import json
+import math
+import os
 import pathlib
 import platform
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs memory as well
 
 import flax.linen as nn
 import jax
@@ -51,26 +63,27 @@ class Case:
     model: nn.Module
     size: tuple[int, int]  # height, width in pixels
     heads: dict[str, float] = dataclasses.field(default_factory=lambda: {"logits": 1.0})
+    resolution: str = "label"  # where the loss is taken, as in config.Loss
     peer: str = ""  # of torchvision.models.segmentation
 
 
 AUX = {"logits": 1.0, "aux": 0.4}
 SCALES = dict.fromkeys(("logits", "scale_100", "scale_075", "scale_050"), 1.0)
+TORCHVISION = {"size": (513, 513), "heads": {"logits": 1.0, "aux": 0.5}}
 CASES = {
     "deeplabv3_resnet50": Case(
-        models.TorchvisionDeepLabV3(21, depth=50),
-        (513, 513),
-        AUX | {"aux": 0.5},
-        "deeplabv3_resnet50",
+        models.TorchvisionDeepLabV3(21, depth=50), **TORCHVISION, peer="deeplabv3_resnet50"
     ),
     "deeplabv3_resnet101": Case(
-        models.TorchvisionDeepLabV3(21), (513, 513), AUX | {"aux": 0.5}, "deeplabv3_resnet101"
+        models.TorchvisionDeepLabV3(21), **TORCHVISION, peer="deeplabv3_resnet101"
     ),
     "segnet": Case(models.SegNet(11), (360, 480)),
     "segnet_basic": Case(models.SegNetBasic(11), (360, 480)),
-    "deeplab_v1": Case(models.DeepLabV1(21), (321, 321)),
-    "deeplab_v2_vgg": Case(models.DeepLabV2VGG(21), (321, 321)),
-    "deeplab_v2_resnet101": Case(models.DeepLabV2ResNet(21), (321, 321), SCALES),
+    "deeplab_v1": Case(models.DeepLabV1(21), (321, 321), resolution="logits"),
+    "deeplab_v2_vgg": Case(models.DeepLabV2VGG(21), (321, 321), resolution="logits"),
+    "deeplab_v2_resnet101": Case(
+        models.DeepLabV2ResNet(21), (321, 321), SCALES, resolution="logits"
+    ),
     "deeplab_v3_resnet50": Case(models.DeepLabV3(21, depth=50), (513, 513)),
     "deeplab_v3_resnet101": Case(models.DeepLabV3(21), (513, 513)),
     "deeplab_v3_resnet101_os8": Case(models.DeepLabV3(21, output_stride=8), (513, 513)),
@@ -82,9 +95,14 @@ ATROUS = [  # height and width, input and output channels, rate of a 3x3 convolu
     (41, 512, 512, 2),  # DeepLab v1, conv5
     (41, 512, 1024, 12),  # DeepLab v1, fc6
     (60, 512, 512, 4),  # PSPNet, stage 4
-    (33, 2048, 256, 6),  # DeepLab v3, ASPP
+    (33, 2048, 256, 6),  # DeepLab v3, ASPP at output stride 16
+    (33, 2048, 256, 12),
     (33, 2048, 256, 18),
+    (65, 2048, 256, 12),  # and at 8
+    (65, 2048, 256, 36),
 ]
+FORMS = [form for form in atrous.FORMS if form != "fastest"]  # which is one of the others
+TOLERANCE = 5e-2 if GPU else 1e-4  # of the outputs: bfloat16, and TensorFloat-32 for float32
 
 
 def main() -> None:
@@ -92,56 +110,55 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--small", action="store_true", help="65x65 images and depth 14")
-    parser.add_argument("--budget", type=float, default=540.0, help="seconds in all")
+    parser.add_argument("--small", action="store_true", help="65x65 images, shallow networks")
+    parser.add_argument("--budget", type=float, default=540.0, help="seconds in all, about")
     parser.add_argument("--only", default="", help=f"comma separated: atrous,{','.join(CASES)}")
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--modes", default="forward,training")
     parser.add_argument("--batch", type=int, default=8 if GPU else 2, help="images of a step")
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("models.json"))
+    parser.add_argument("--json", "--output", type=pathlib.Path, help="where to add the numbers")
     args = parser.parse_args()
     chosen = args.only.split(",") if args.only else ["atrous", *CASES]
     if unknown := set(chosen) - {"atrous", *CASES}:
         parser.error(f"--only {','.join(unknown)}: accepted are atrous, {', '.join(CASES)}")
 
-    budget = Budget(args.budget)
-    rows, skipped = [], []
-    peaks = {dtype: matmul_flops(dtype) for dtype in args.dtypes.split(",")}
-    for name, dtype in itertools.product(chosen, peaks):
-        if budget.spent():
-            skipped.append(f"{name} {dtype}")
-        elif name == "atrous":
-            rows += atrous_forms(dtype)
-        else:
-            case = small(CASES[name]) if args.small else CASES[name]
-            measured = measure(case, dtype, args.batch, args.modes.split(","), budget)
-            rows += [{"network": name, "dtype": dtype, **row} for row in measured]
+    start = time.perf_counter()
+    left = lambda share=1.0: share * args.budget - (time.perf_counter() - start)
+    dtypes = args.dtypes.split(",")
+    peaks = {dtype: matmul_flops(dtype) for dtype in dtypes}
+    rows = [r for d in dtypes if "atrous" in chosen for r in atrous_forms(d)]
+    cases = {name: small(c) if args.small else c for name, c in CASES.items() if name in chosen}
+    runs = [
+        Program(name, case, dtype, mode, args.batch)
+        for (name, case), dtype, mode in itertools.product(
+            cases.items(), dtypes, args.modes.split(",")
+        )
+    ]
+    with concurrent.futures.ThreadPoolExecutor(8 if GPU else 1) as pool:
+        list(pool.map(lambda run: left(0.6) > 0 and run.compile(), runs))
     device = jax.devices()[0].device_kind if GPU else platform.machine()
-    report = merge(args.output, f"{device}{' small' if args.small else ''}", peaks, rows)
-    args.output.write_text(json.dumps(report, indent=1) + "\n")
+    conditions = [device, *(["small"] if args.small else []), os.environ.get("GLIBC_TUNABLES", "")]
+    add = functools.partial(merge, args.json, " ".join(conditions).strip(), peaks)
+    report = add(rows)
+    skipped = []
+    for i, run in enumerate(runs):
+        # Twice at a third of the peak, which most reach.
+        if run.compiled is None or left() < 6 * run.about["flop"] / peaks[run.dtype]:
+            skipped.append(f"{run.name} {run.dtype} {run.mode}")
+        else:
+            rows += run.measure(left() / (len(runs) - i))
+            report = add(rows)  # now: a later one may be cut short
     for table in tables(report):
         CONSOLE.print(table)
     if skipped:
         CONSOLE.print(f"left out after {args.budget:.0f} s: {', '.join(skipped)}")
 
 
-class Budget:
-    """Seconds to spend from now on."""
-
-    def __init__(self, seconds: float) -> None:
-        self.end = time.perf_counter() + seconds
-
-    def spent(self) -> bool:
-        return time.perf_counter() > self.end
-
-    def left(self) -> float:
-        return self.end - time.perf_counter()
-
-
 def small(case: Case) -> Case:
-    """The case at 65x65 pixels and, where there is one, with the shallowest body."""
-    model = case.model.clone(depth=14) if hasattr(case.model, "depth") else case.model
-    return dataclasses.replace(case, model=model, size=(65, 65), peer="")
+    """The case at 65x65 pixels and, where torchvision has none, with the shallowest body."""
+    shallow = hasattr(case.model, "depth") and not case.peer
+    model = case.model.clone(depth=14) if shallow else case.model
+    return dataclasses.replace(case, model=model, size=(65, 65))
 
 
 def matmul_flops(dtype: str) -> float:
@@ -149,23 +166,27 @@ def matmul_flops(dtype: str) -> float:
     n, dtype = (8192, dtype) if GPU else (2048, "float32")
     a = jnp.ones((n, n), dtype)
     product = jax.jit(jnp.matmul).lower(a, a).compile()
-    return 2 * n**3 / min(seconds({"": lambda: product(a, a)}, 2.0)[""])
+    return 2 * n**3 / min(seconds({"": lambda: product(a, a)}, 2.0)[""][1:])
 
 
 def seconds(runs: dict[str, Callable[[], Any]], budget: float) -> dict[str, list[float]]:
-    """Runs functions in turns and returns the seconds of every run, the first one left out."""
+    """Runs functions in turns and returns the seconds of every run, `warmups` first."""
+    end = time.perf_counter() + budget
     times = {name: [] for name in runs}
-    for run in runs.values():
-        wait(run())
-    start = time.perf_counter()
-    while not all(times.values()) or time.perf_counter() - start < budget:
+    for count in itertools.count():
+        start = time.perf_counter()
         for name, run in runs.items():
             begin = time.perf_counter()
             wait(run())
             times[name].append(time.perf_counter() - begin)
-        if all(len(t) >= 20 for t in times.values()):
-            break
-    return times
+        now = time.perf_counter()
+        if count == 20 or (count >= warmups(runs) and now + (now - start) > end):
+            return times
+
+
+def warmups(names: Collection[str]) -> int:
+    """How many runs do not count: torch may still compile in the second one."""
+    return 2 if "torch.compile" in names else 1
 
 
 def wait(result: Any) -> None:
@@ -181,43 +202,107 @@ def is_torch(value: Any) -> bool:
     return type(value).__module__.startswith("torch")
 
 
-def measure(
-    case: Case, dtype: str, batch: int, modes: list[str], budget: Budget
+def rows_of(
+    times: dict[str, list[float]], batch: int, about: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Yields a row for the forward pass and one for the training step, and those of the peer."""
-    model = case.model.clone(dtype=dtype)
+    """Yields a row per implementation: the median and the fastest run."""
+    for name, every in times.items():
+        first, each = every[: warmups(times)], every[warmups(times) :]
+        median = statistics.median(each)
+        yield {
+            **about,
+            **{"by": name, "batch": batch, "runs": len(each)},
+            **{"seconds": median, "fastest_s": min(each)},
+            **({"compile_s": sum(first) - len(first) * median} if name == "torch.compile" else {}),
+        }
+
+
+@dataclasses.dataclass
+class Program:
+    """A forward pass or a training step of a network in one type."""
+
+    name: str  # of the case
+    case: Case
+    dtype: str
+    mode: str  # "forward" or "training"
+    batch: int
+    compiled: Callable[..., Any] | None = None
+    about: dict[str, float] = dataclasses.field(default_factory=dict)  # from the compiler
+
+    @property
+    def model(self) -> nn.Module:
+        return self.case.model.clone(dtype=self.dtype)
+
+    def compile(self) -> None:
+        """Compiles from shapes alone."""
+        size = (self.batch, *self.case.size)
+        image = jax.ShapeDtypeStruct((*size, 3), jnp.float32)
+        label = jax.ShapeDtypeStruct(size, jnp.int32)
+        shapes = jax.eval_shape(self.model.init, jax.random.key(0), image)
+        if self.mode == "forward":
+            lowered = jax.jit(functools.partial(predict, self.model)).lower(shapes, image)
+        else:
+            step = functools.partial(train_step, self.model, self.case)
+            step = jax.jit(step, donate_argnums=(0, 1))
+            lowered = step.lower(shapes, shapes["params"], image, label)
+        flop = lowered.cost_analysis()["flops"]
+        begin = time.perf_counter()
+        self.compiled = lowered.compile()
+        memory = self.compiled.memory_analysis()
+        self.about = {
+            "compile_s": time.perf_counter() - begin,
+            "flop": flop,
+            "memory_bytes": memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+            + memory.temp_size_in_bytes,
+        }
+
+    def measure(self, budget: float) -> Iterator[dict[str, Any]]:
+        """Yields a row of ours, and those of torchvision."""
+        rng = np.random.default_rng(0)
+        size = (self.batch, *self.case.size)
+        image = jnp.asarray(rng.standard_normal((*size, 3)), jnp.float32)
+        label = jnp.asarray(rng.integers(0, self.model.num_classes, size), jnp.int32)
+        variables = random_variables(self.model, image)
+        peer = None
+        on = self.dtype == "float32" or GPU
+        if self.case.peer and on and importlib.util.find_spec("torchvision"):
+            peer = Peer(self.case.peer, self.model.num_classes, self.dtype)
+            variables = peer.variables(self.model, variables)
+        if self.mode == "forward":
+            runs = {"segjax": lambda: self.compiled(variables, image)}
+            if peer:
+                self.about["difference"] = peer.difference(runs["segjax"](), image)
+                runs |= peer.forward(image)
+        else:
+            state = {"now": (variables, jax.tree.map(jnp.zeros_like, variables["params"]))}
+
+            def update() -> jax.Array:
+                *state["now"], loss = self.compiled(*state["now"], image, label)
+                return loss
+
+            runs = {"segjax": update}
+            if peer:
+                runs |= peer.training(image, label, self.case.heads["aux"])
+        times = seconds(runs, min(budget, (5.0 if GPU else 20.0) * len(runs)))
+        about = {"network": self.name, "dtype": self.dtype, "mode": self.mode}
+        for row in rows_of(times, self.batch, about):
+            yield row | (self.about if row["by"] == "segjax" else {})
+
+
+def random_variables(model: nn.Module, image: jax.Array) -> dict[str, Any]:
+    """Returns He-normal kernels and the rest as at the start, without compiling `init`."""
     rng = np.random.default_rng(0)
-    image = jnp.asarray(rng.standard_normal((batch, *case.size, 3)), jnp.float32)
-    label = jnp.asarray(rng.integers(0, model.num_classes, (batch, *case.size)), jnp.int32)
-    variables = jax.jit(model.init)(jax.random.key(0, impl="unsafe_rbg"), image[:1])
-    peer = None
-    if case.peer and (dtype == "float32" or GPU) and importlib.util.find_spec("torchvision"):
-        peer = Peer(case.peer, model.num_classes, dtype)
-        variables = peer.variables(model, variables)
 
-    forward = jax.jit(functools.partial(predict, model))
-    if "forward" in modes:
-        compiled, row = build(forward, variables, image)
-        runs = {"segjax": lambda: compiled(variables, image)}
-        if peer:
-            row["difference"] = peer.difference(runs["segjax"](), image)
-            runs |= peer.forward(image)
-        yield from timed("forward", runs, batch, row, budget)
+    def fill(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        if path[-1].key == "kernel":
+            scale = math.sqrt(2 / math.prod(leaf.shape[:-1]))
+            return jnp.asarray(scale * rng.standard_normal(leaf.shape, np.float32))
+        return jnp.full(leaf.shape, float(path[-1].key in ("scale", "var")))
 
-    if "training" in modes:
-        step = jax.jit(functools.partial(train_step, model, case.heads), donate_argnums=(0, 1))
-        momentum = jax.tree.map(jnp.zeros_like, variables["params"])
-        compiled_step, row = build(step, variables, momentum, image, label)
-        state = {"now": (variables, momentum)}
-
-        def update() -> jax.Array:
-            *state["now"], loss = compiled_step(*state["now"], image, label)
-            return loss
-
-        runs = {"segjax": update}
-        if peer:
-            runs |= peer.training(image, label, case.heads["aux"])
-        yield from timed("training", runs, batch, row, budget)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
 def predict(model: nn.Module, variables: dict[str, Any], image: jax.Array) -> jax.Array:
@@ -226,7 +311,7 @@ def predict(model: nn.Module, variables: dict[str, Any], image: jax.Array) -> ja
 
 def train_step(
     model: nn.Module,
-    heads: dict[str, float],
+    case: Case,
     variables: dict[str, Any],
     momentum: Any,
     image: jax.Array,
@@ -243,9 +328,9 @@ def train_step(
             mutable=["batch_stats"],
         )
         total = jnp.zeros(())
-        for head, weight in heads.items():
+        for head, weight in case.heads.items():
             pair = losses.match_resolution(
-                outputs[head], label, resolution="label", align_corners=False
+                outputs[head], label, resolution=case.resolution, align_corners=False
             )
             loss, count = losses.cross_entropy(*pair)
             total += weight * loss / count
@@ -255,41 +340,6 @@ def train_step(
     momentum = jax.tree.map(lambda m, g: 0.9 * m + g, momentum, grads)
     params = jax.tree.map(lambda p, m: p - 1e-4 * m, variables["params"], momentum)
     return {**variables, **changed, "params": params}, momentum, loss
-
-
-def build(function: Any, *args: Any) -> tuple[Callable[..., Any], dict[str, float]]:
-    """Compiles a jitted function and tells what that took and what it will take."""
-    lowered = function.lower(*args)
-    begin = time.perf_counter()
-    compiled = lowered.compile()
-    memory = compiled.memory_analysis()
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    return compiled, {
-        "compile_s": time.perf_counter() - begin,
-        "flop": lowered.cost_analysis()["flops"],
-        "memory_bytes": held - memory.alias_size_in_bytes + memory.temp_size_in_bytes,
-    }
-
-
-def timed(
-    mode: str,
-    runs: dict[str, Callable[[], Any]],
-    batch: int,
-    of_ours: dict[str, float],
-    budget: Budget,
-) -> Iterator[dict[str, Any]]:
-    """Yields a row per implementation: median and fastest run, in turns."""
-    times = seconds(runs, min(budget.left() / 4, 5.0 if GPU else 10.0 * len(runs)))
-    for name, each in times.items():
-        yield {
-            "mode": mode,
-            "by": name,
-            "batch": batch,
-            "runs": len(each),
-            "seconds": statistics.median(each),
-            "fastest_s": min(each),
-            **(of_ours if name == "segjax" else {}),
-        }
 
 
 class Peer:
@@ -324,11 +374,14 @@ class Peer:
         return net.classifier(net.backbone(x)["out"])
 
     def difference(self, ours: jax.Array, image: jax.Array) -> float:
-        """The largest difference of the logits over the largest logit."""
+        """The largest difference of the logits over the largest logit; ends the program at more."""
         with self.torch.no_grad(), self.autocast():
             theirs = self.logits(self.net, self.input(image)).float().cpu().numpy()
         theirs = theirs.transpose(0, 2, 3, 1)
-        return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
+        difference = float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
+        if not difference < TOLERANCE:
+            sys.exit(f"outputs differ from torchvision's by {difference:.1g} of the largest")
+        return difference
 
     def forward(self, image: jax.Array) -> dict[str, Callable[[], Any]]:
         x = self.input(image)
@@ -383,42 +436,38 @@ def torchvision() -> Any:
 
 
 def atrous_forms(dtype: str) -> Iterator[dict[str, Any]]:
-    """Yields a row per convolution and form: forward, and forward with the gradient."""
+    """Yields a row per convolution and form: the forward pass, and the gradient."""
     for size, inputs, outputs, rate in ATROUS:
         x = jnp.ones((1, size, size, inputs), dtype)
         kernel = jnp.full((3, 3, inputs, outputs), 0.01, dtype)
+        y = jnp.ones((1, size, size, outputs), dtype)
         for mode in ("forward", "gradient"):
             runs = {}
-            for form, conv in atrous.FORMS.items():
-                f = functools.partial(conv, rate=rate)
-                if mode == "gradient":
-                    total = lambda x, kernel, f=f: jnp.sum(f(x, kernel).astype(jnp.float32) ** 2)
-                    f = jax.grad(total, argnums=(0, 1))
-                compiled = jax.jit(f).lower(x, kernel).compile()
-                runs[form] = functools.partial(compiled, x, kernel)
-            for form, each in seconds(runs, 1.0).items():
-                yield {
-                    "network": f"3x3 {inputs}-{outputs} at {size}x{size}, rate {rate}",
-                    "dtype": dtype,
-                    "mode": f"atrous {mode}",
-                    "by": form,
-                    "batch": 1,
-                    "runs": len(each),
-                    "seconds": statistics.median(each),
-                    "fastest_s": min(each),
-                }
+            for form in FORMS:
+                conv = functools.partial(atrous.FORMS[form], rate=rate)
+                if mode == "forward":
+                    function, args = conv, (x, kernel)
+                else:
+                    function = lambda x, kernel, y, conv=conv: jax.vjp(conv, x, kernel)[1](y)
+                    args = (x, kernel, y)
+                runs[form] = functools.partial(jax.jit(function).lower(*args).compile(), *args)
+            about = {"network": f"3x3 {inputs}-{outputs} at {size}x{size}, rate {rate}"}
+            about |= {"dtype": dtype, "mode": f"atrous {mode}"}
+            yield from rows_of(seconds(runs, 1.0), 1, about)
 
 
 def merge(
-    path: pathlib.Path, device: str, peaks: dict[str, float], rows: list[dict[str, Any]]
+    path: pathlib.Path | None, device: str, peaks: dict[str, float], rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Returns the report with the rows of an earlier one of this device, unless measured again."""
+    """Adds rows to the file, if any, where an earlier run left others; returns the report."""
     report = {"device": device, "jax": jax.__version__, "peak_flops": peaks, "rows": rows}
-    if path.exists() and (old := json.loads(path.read_text()))["device"] == device:
+    if path and path.exists() and (old := json.loads(path.read_text()))["device"] == device:
         key = lambda row: tuple(row[k] for k in ("network", "dtype", "mode", "by"))
         new = set(map(key, rows))
         report["peak_flops"] = old["peak_flops"] | peaks
         report["rows"] = [row for row in old["rows"] if key(row) not in new] + rows
+    if path:
+        path.write_text(json.dumps(report, indent=1) + "\n")
     return report
 
 
@@ -433,7 +482,7 @@ def tables(report: dict[str, Any]) -> Iterator[rich.table.Table]:
     for column in ("batch", "images/s", "compile s", "GFLOP", "of peak", "memory GB", "differs"):
         networks.add_column(column, justify="right")
     convolutions = rich.table.Table(title="atrous convolution, milliseconds")
-    for column in ("convolution", "mode", "dtype", *atrous.FORMS):
+    for column in ("convolution", "mode", "dtype", *FORMS):
         convolutions.add_column(column)
     forms = {}
     for row in report["rows"]:
@@ -455,7 +504,7 @@ def tables(report: dict[str, Any]) -> Iterator[rich.table.Table]:
     if networks.row_count:
         yield networks
     for key, times in forms.items():
-        convolutions.add_row(*key, *(times[form] for form in atrous.FORMS))
+        convolutions.add_row(*key, *(times[form] for form in FORMS))
     if forms:
         yield convolutions
 
