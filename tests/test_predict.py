@@ -210,7 +210,7 @@ def test_a_hundred_sizes_compile_four_programs(run):
     seg = predict.Segmenter(cfg, variables_of(cfg), classes="abc", palette=labelmaps.voc_palette(3))
     random = np.random.default_rng(0)
     sizes = random.integers(32, 1101, (100, 2))
-    sizes[15:] //= 8  # most of them small, so that the test is fast
+    sizes[6:] //= 8  # most of them small, so that the test is fast
     image = picture(1100, 1100)
     seen = compiled()
     for height, width in np.maximum(sizes, 32):

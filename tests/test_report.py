@@ -219,6 +219,20 @@ def test_charts_leave_out_what_is_not_finite():
     assert len(long) < 8000
 
 
+def test_names_of_lines_stay_on_the_chart():
+    names = ("mean IoU", "global accuracy", "class average", "frequency-weighted IoU")
+    chart = charts.line_chart("scores", "step", {name: ([1, 2], [0.1, 0.2]) for name in names})
+    places = {}
+    for name in names:
+        found = re.search(rf'<text x="(\d+)" y="(\d+)">{name}</text>', chart)
+        x, y = places[name] = tuple(map(int, found.groups()))
+        assert x + 6 * len(name) < charts.WIDTH - charts.RIGHT
+    assert len({y for _, y in places.values()}) == 2
+    assert int(re.search(r'viewBox="0 0 \d+ (\d+)"', chart).group(1)) > y
+    one = charts.line_chart("loss", "step", {"loss": ([1, 2], [0.1, 0.2])})
+    assert f'viewBox="0 0 {charts.WIDTH} {charts.HEIGHT}"' in one
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [
@@ -401,6 +415,14 @@ def test_browser_needs_no_scrolling_sideways(opened, width):
         )
         assert across <= inner == width
         assert box(opened, "#heat")["right"] <= width
+        if width == 390:  # a table wider than the screen is scrolled by the keyboard, too
+            from selenium.webdriver import Keys
+            from selenium.webdriver.support import wait
+
+            wide = find(opened, "#classes .wide")[0]
+            wide.send_keys(Keys.ARROW_RIGHT)
+            moved = lambda _: opened.execute_script("return arguments[0].scrollLeft", wide) > 0
+            wait.WebDriverWait(opened, 5).until(moved)
         # Everything to be touched is large enough for a finger.
         for selector in (".slider", "#kinds", ".tools label"):
             assert box(opened, selector)["height"] >= 28, selector

@@ -9,7 +9,7 @@ import numpy as np
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito's
 WIDTH, HEIGHT = 420, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 30, 44  # margins around the plot
+LEFT, RIGHT, TOP, BOTTOM = 52, 18, 30, 44  # margins around the plot
 POINTS = 240  # of a line at the most; longer ones are averaged
 DOTS = 40  # lines with as many points or fewer show them
 
