@@ -79,8 +79,8 @@ def conv(
     features: int, size: int, dtype: str, name: str, *, stride: int = 1, rate: int = 1
 ) -> nn.Module:
     """Returns a square convolution without bias, padded by `rate * (size - 1) / 2` on each side."""
-    if size == 1:
-        return AtrousConv(features, (1, 1), dtype=dtype, name=name)
+    if stride == 1:
+        return AtrousConv(features, (size, size), rate=rate, dtype=dtype, name=name)
     return nn.Conv(
         features,
         (size, size),

@@ -1,8 +1,10 @@
-"""Atrous convolution: against the zero-filled kernel, and its two forms against each other."""
+"""Atrous convolution: against the zero-filled kernel, and its forms against each other."""
 
 import doctest
+import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -46,26 +48,51 @@ def test_equals_the_zero_filled_kernel(form, size, rate):
 @pytest.mark.parametrize(
     ("height", "width", "rate"), [(9, 12, 2), (33, 33, 12), (1, 7, 3), (4, 3, 5), (10, 2, 1)]
 )
-def test_the_two_forms_are_equal_to_the_bit(height, width, rate, dtype):
+def test_the_forms_are_equal_to_the_bit(height, width, rate, dtype):
     """On whole numbers, whose sums are exact in any order: XLA chooses the order by the shape."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.integers(-2, 3, (2, height, width, 16)), dtype)
     kernel = jnp.asarray(rng.integers(-1, 2, (3, 3, 16, 8)), dtype)
-    both = jax.jit(lambda x, k: [form(x, k, rate=rate) for form in atrous.FORMS.values()])
-    native, batch = both(x, kernel)
-    assert native.dtype == batch.dtype == dtype
-    assert jnp.abs(native).max() > 5
-    np.testing.assert_array_equal(native, batch)
+    run = jax.jit(lambda x, k: {name: f(x, k, rate=rate) for name, f in atrous.FORMS.items()})
+    forms = run(x, kernel)
+    assert jnp.abs(forms["native"]).max() > 5
+    for y in forms.values():
+        assert y.dtype == dtype
+        np.testing.assert_array_equal(y, forms["native"])
 
 
-def test_the_two_forms_differ_by_rounding_only():
+def test_the_forms_differ_by_rounding_only():
     x = jax.random.normal(jax.random.key(0), (2, 9, 12, 16))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 16, 8))
-    native, batch = (form(x, kernel, rate=2) for form in atrous.FORMS.values())
-    np.testing.assert_allclose(native, batch, rtol=1e-5, atol=1e-4)
+    native = atrous.conv_same(x, kernel, rate=2)
+    for form in atrous.FORMS.values():
+        np.testing.assert_allclose(form(x, kernel, rate=2), native, rtol=1e-5, atol=1e-4)
 
 
-def test_gradients_of_the_two_forms_agree():
+def test_the_fastest_form_on_cpu_is_by_taps_at_large_rates_only():
+    x = jax.ShapeDtypeStruct((1, 33, 33, 16), jnp.float32)
+
+    def convolutions(rate: int, features: int) -> int:
+        kernel = jax.ShapeDtypeStruct((3, 3, 16, features), jnp.float32)
+        fastest = jax.jit(functools.partial(atrous.conv_fastest, rate=rate))
+        return fastest.lower(x, kernel).as_text().count("stablehlo.convolution")
+
+    assert convolutions(12, 128) == 0
+    assert convolutions(6, 128) == convolutions(12, 64) == 1
+
+
+def test_the_fastest_form_is_exported_for_other_devices_and_any_size():
+    fastest = jax.jit(functools.partial(atrous.conv_fastest, rate=12))
+    x = jax.random.normal(jax.random.key(0), (1, 15, 14, 2))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 2, 128))
+    for shape in ("1,15,14,2", "1,h,w,2"):
+        image = jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape), jnp.float32)
+        program = jax.export.export(fastest, platforms=("cpu", "cuda", "tpu"))(image, kernel)
+        expected = atrous.conv_same(x, kernel, rate=12)
+        np.testing.assert_allclose(program.call(x, kernel), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_gradients_of_the_forms_agree():
     x = jax.random.normal(jax.random.key(0), (2, 11, 8, 3))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
 
@@ -73,8 +100,9 @@ def test_gradients_of_the_two_forms_agree():
         loss = lambda x, kernel: jnp.sum(jnp.sin(atrous.FORMS[form](x, kernel, rate=3)))
         return jax.jit(jax.grad(loss, argnums=(0, 1)))(x, kernel)
 
-    for native, batch in zip(gradients("native"), gradients("batch"), strict=True):
-        np.testing.assert_allclose(native, batch, rtol=1e-4, atol=1e-4)
+    for form in ("batch", "taps"):
+        for expected, found in zip(gradients("native"), gradients(form), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_bias_vmap_and_dtype():
