@@ -236,6 +236,12 @@ def check(config: Config) -> None:
         if not getattr(config.crf, field) > 0:
             value = getattr(config.crf, field)
             raise ValueError(f"crf.{field} is {value}; a standard deviation is above 0")
+    scales = getattr(config.model, "scales", ())
+    if train.recompute_batch_stats and len(scales) > 1:
+        raise ValueError(
+            f"train.recompute_batch_stats is {train.recompute_batch_stats}, but the network sees "
+            f"an image at the scales {scales}, whose statistics differ; write 0"
+        )
     if not loss.heads:
         raise ValueError('loss.heads is empty; write at least {"logits": 1.0}')
     for part in (config.data.canvas, augment.crop):

@@ -8,7 +8,7 @@ import pytest
 from segjax import config as config_lib
 from segjax import predict
 from segjax.config import Config
-from segjax.models import SegNet
+from segjax.models import DeepLabV2ResNet, SegNet
 
 
 def test_json_round_trip_keeps_every_field():
@@ -77,6 +77,13 @@ def test_wrong_values_are_named(field, value, named):
 def test_a_wrong_dtype_is_named():
     with pytest.raises(ValueError, match=r"model\.dtype is 'bf16'; accepted are 'float32'"):
         config_lib.check(Config(model=SegNet(num_classes=5, dtype="bf16")))
+
+
+def test_statistics_of_several_scales_are_refused():
+    config = Config(model=DeepLabV2ResNet(num_classes=5))
+    config.train.recompute_batch_stats = -1
+    with pytest.raises(ValueError, match="whose statistics differ; write 0"):
+        config_lib.check(config)
 
 
 @pytest.mark.parametrize(
