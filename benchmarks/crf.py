@@ -98,12 +98,13 @@ def main() -> None:
         args.sizes, args.sets, args.rounds = [(32, 48)], ["A"], 2
     images = photographs(args.images)
     if args.sheet:
-        small = (48, 64) if args.small else (180, 240)
+        small = (48, 64) if args.small else (150, 200)
         pictures.write(args.sheet, sheet([fit(image, small) for image in images[:3]]))
         return
 
     console = rich.console.Console(width=130)
-    rows: list[Row] = []
+    device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores of {platform.machine()}"
+    rows = merge(args.json, [])
     for height, width in args.sizes:
         for batch, name in itertools.product(args.batch, args.sets):
             if batch > 1 and (height, width) not in ((513, 513), (32, 48)):
@@ -111,9 +112,8 @@ def main() -> None:
             case = (height, width, batch, name)
             filters = [f for f in args.filters if f != "exact" or pairs(case) <= MOST_PAIRS]
             with console.status(f"{height}x{width}, batch {batch}, set {name}"):
-                rows += measure(case, filters, images, args)
-    device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores of {platform.machine()}"
-    rows = merge(args.json, [{"device": device, **row} for row in rows])
+                measured = measure(case, filters, images, args)
+            rows = merge(args.json, [*rows, *({"device": device, **row} for row in measured)])
     console.print(table([row for row in rows if row["device"] == device], device))
 
 
@@ -359,7 +359,7 @@ def sheet(images: list[np.ndarray]) -> np.ndarray:
     """Draws each image, the best class of its logits, lattice, exact, and where they differ.
 
     Classes are six colours of the image; the logits, nearness to them in cells of 8x8 pixels, plus
-    noise. Parameter set B.
+    noise. Parameter set B; pixels are drawn twice as large.
     """
     import colorsys
 
@@ -368,7 +368,7 @@ def sheet(images: list[np.ndarray]) -> np.ndarray:
         for i in range(6)
     ]
     titles = ("image", "best class of the logits", "lattice", "exact", "lattice against exact")
-    width = images[0].shape[1]
+    width = 2 * images[0].shape[1]
     lines = [np.concatenate([caption(title, width) for title in titles], 1)]
     for image in images:
         logits = color_logits(image, len(palette))
@@ -379,11 +379,11 @@ def sheet(images: list[np.ndarray]) -> np.ndarray:
             *(pictures.colourize(label, palette) for label in (logits.argmax(-1), lattice, exact)),
             pictures.errors(exact, lattice),
         ]
+        shown = [cv2.resize(p, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST) for p in shown]
         margin = ((4, 4), (4, 4), (0, 0))
         lines.append(np.concatenate([np.pad(p, margin, constant_values=255) for p in shown], 1))
         share = f"{(lattice == exact).mean():.2%} of pixels have the same label (green)"
-        blank = [caption("", width)] * 3
-        lines.append(np.concatenate([*blank, caption("", width), caption(share, width)], 1))
+        lines.append(np.concatenate([*[caption("", width)] * 4, caption(share, width)], 1))
     return np.concatenate(lines)
 
 
