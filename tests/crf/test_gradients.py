@@ -1,6 +1,5 @@
-"""Gradients of logits and weights, and training of a network with the CRF behind it."""
+"""Gradients of logits and weights; tests/test_refinement.py trains network and CRF together."""
 
-import dataclasses
 import functools
 import sys
 
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen as nn
 
 from segjax import crf
 from segjax.crf import lattice, nystrom
@@ -119,67 +117,3 @@ def test_message_passing_is_transposed(filter):
     left, right, not_transposed = map(float, products(u, v))
     assert left == pytest.approx(right, rel=1e-5)
     assert left != pytest.approx(not_transposed, rel=1e-3)
-
-
-class Net(nn.Module):
-    """Two convolutions: too small to see edges far away, which is what the CRF is for."""
-
-    @nn.compact
-    def __call__(self, image):
-        x = image / np.float32(255)
-        x = nn.relu(nn.Conv(8, (3, 3), name="conv1")(x))
-        return nn.Conv(3, (1, 1), name="conv2")(x)
-
-
-def scenes(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rectangles of two colours on a ground, with noise: uint8 images and labels."""
-    rng = np.random.default_rng(0)
-    label = np.zeros((count, 24, 24), np.int32)
-    for i in range(count):
-        for c in (1, 2):
-            y, x = rng.integers(0, 12, 2)
-            label[i, y : y + 12, x : x + 10] = c
-    colors = np.array([[60, 120, 60], [180, 90, 60], [60, 90, 180]])
-    image = colors[label] + rng.normal(size=(count, 24, 24, 3)) * 45
-    return image.clip(0, 255).astype(np.uint8), label
-
-
-def test_network_and_compatibility_are_trained_together():
-    image, label = scenes(2)
-    net = Net()
-    key = jax.random.key(0)
-    start = (crf.Bilateral(8.0, 60.0, 1.0), crf.Spatial(2.0, 1.0))
-    matrices = [crf.potts(kernel, 3).weight for kernel in start]
-    params = {"net": net.init(key, image[:1].astype(np.float32)), "crf": matrices}
-    tx = optax.adam(0.02)
-
-    def refine(params, num_iterations):
-        kernels = tuple(
-            dataclasses.replace(k, weight=w) for k, w in zip(start, params["crf"], strict=True)
-        )
-        logits = net.apply(params["net"], image.astype(np.float32))
-        return crf.refine_logits(
-            logits, image, kernels, num_iterations=num_iterations, capacity=6 * 24 * 24
-        )
-
-    def joint_loss(params):
-        refined = refine(params, 5)
-        return optax.softmax_cross_entropy_with_integer_labels(refined, label).mean()
-
-    @jax.jit
-    def train_step(params, state):
-        value, grads = jax.value_and_grad(joint_loss)(params)
-        with jax.numpy_dtype_promotion("standard"):  # Adam raises a float to an integer
-            updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state, value
-
-    state, values = tx.init(params), []
-    for _ in range(40):
-        params, state, value = train_step(params, state)
-        values.append(float(value))
-    assert values[-1] < 0.5 * values[0]
-    moved = max(float(jnp.abs(a - b).max()) for a, b in zip(params["crf"], matrices))
-    assert moved > 0.05
-    found = jax.jit(functools.partial(refine, num_iterations=10))(params).argmax(-1)
-    alone = net.apply(params["net"], image.astype(np.float32)).argmax(-1)
-    assert float((found == label).mean()) > float((alone == label).mean())
