@@ -42,7 +42,7 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # Orbax reports every file it reads
     try:
         evaluate(flags.FLAGS.config, pathlib.Path(WORKDIR.value).expanduser())
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"eval.py: {error}")
 
 

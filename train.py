@@ -38,8 +38,10 @@ def main(_: list[str]) -> None:
     try:
         if DISTRIBUTED.value:
             join()
+        if not WORKDIR.value:
+            raise ValueError("--workdir is empty; name a folder, --workdir=runs/a")
         train(CONFIG.value, pathlib.Path(WORKDIR.value).expanduser())
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(f"train.py: {error}")
 
 

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     values.changes = changes
     try:
         return values.run(values) or 0
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"segjax {values.command}: {error}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:

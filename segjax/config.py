@@ -5,8 +5,9 @@ line, `--config.optim.lr=0.02`, and a wrong name or type fails there, before any
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args, get_origin
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)  # RGB, 0..255
@@ -169,6 +170,8 @@ def from_dict(values: Mapping[str, Any], classes: Mapping[str, type]) -> Config:
     Raises:
       ValueError: a class or a field is unknown: the file is from another version.
     """
+    if not isinstance(values, Mapping) or "model" not in values:
+        raise ValueError("configuration has no part 'model': it is damaged, or not of segjax")
     model = _object(values["model"], classes)
     parts = {f.name: f for f in dataclasses.fields(Config) if f.name != "model"}
     config = Config(model=model)
@@ -198,6 +201,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
 def check(config: Config) -> None:
     """Raises ValueError, naming the field, where a value can be seen to be wrong."""
     train, augment, loss = config.train, config.augment, config.loss
+    _check_numbers(config)
     _accept("loss.resolution", loss.resolution, ("label", "logits"))
     normalizations = ("symmetric", "after", "before", "none")
     _accept("crf.normalization", config.crf.normalization, normalizations)
@@ -220,6 +224,21 @@ def check(config: Config) -> None:
     for field, value in positive.items():
         if value < 1:
             raise ValueError(f"{field} is {value}; it must be 1 or more")
+    not_negative = {
+        "train.seed": train.seed,
+        "train.eval_every": train.eval_every,
+        "train.images": train.images,
+        "data.num_train": config.data.num_train,
+        "data.num_val": config.data.num_val,
+        "augment.rotate": augment.rotate,
+        "augment.brightness": augment.brightness,
+        "augment.contrast": augment.contrast,
+        "augment.saturation": augment.saturation,
+        "augment.hue": augment.hue,
+    }
+    for field, value in not_negative.items():
+        if value < 0:
+            raise ValueError(f"{field} is {value}; it must be 0 or more")
     for field in ("flip", "rotate_prob", "blur_prob"):
         if not 0 <= getattr(augment, field) <= 1:
             value = getattr(augment, field)
@@ -244,9 +263,37 @@ def check(config: Config) -> None:
         )
     if not loss.heads:
         raise ValueError('loss.heads is empty; write at least {"logits": 1.0}')
-    for part in (config.data.canvas, augment.crop):
-        if len(part) != 2 or min(part) < 0:
-            raise ValueError(f"{part} is no size; give height, width in pixels")
+    for field, size in (("data.canvas", config.data.canvas), ("augment.crop", augment.crop)):
+        if min(size) < 0:
+            raise ValueError(f"{field} is {size}, which is no size; give height, width in pixels")
+
+
+def _check_numbers(config: Config) -> None:
+    """Refuses what is not finite, and tuples of another length or type than their field's.
+
+    The command line reads "(nan, 1)" and "32x48" as tuples that hold strings.
+    """
+    for part in dataclasses.fields(Config):
+        if part.name == "model":
+            continue
+        holder = getattr(config, part.name)
+        for field in dataclasses.fields(holder):
+            name, value = f"{part.name}.{field.name}", getattr(holder, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} is {value}; a finite number is needed")
+            kinds = get_args(field.type) if get_origin(field.type) is tuple else (str,)
+            if str in kinds:
+                continue
+            accepted = (int,) if int in kinds else (int, float)
+            count = "" if ... in kinds else f"{len(kinds)} "
+            if (count and len(value) != len(kinds)) or not all(
+                isinstance(v, accepted) and math.isfinite(v) for v in value
+            ):
+                kind, one = ("whole numbers", "32") if int in kinds else ("numbers", "1.0")
+                example = ", ".join([one] * len(kinds))
+                raise ValueError(
+                    f'{name} is {value}; write {count}{kind}, --config.{name}="({example})"'
+                )
 
 
 def _accept(field: str, value: Any, accepted: tuple[Any, ...]) -> None:

@@ -123,6 +123,12 @@ def _check(optim: config.Optim) -> None:
 def _find_all(field: str, expressions: tuple[str, ...], params: optax.Params) -> None:
     paths = jax.tree.leaves(by_path(params, lambda path, _: path))
     for expression in expressions:
+        try:
+            re.compile(expression)
+        except re.error as error:
+            raise ValueError(
+                f"{field}: {expression!r} is no regular expression: {error}"
+            ) from error
         if not any(re.search(expression, path) for path in paths):
             shown = ", ".join(paths[:4])
             raise ValueError(

@@ -30,10 +30,19 @@ def read_config(workdir: str) -> Config:
         found = "holds no config.json" if path.parent.is_dir() else "does not exist"
         raise ValueError(f"--workdir {workdir} {found}; give the folder of a run of train.py")
     try:
+        return config_lib.from_dict(_json_of(path), predict.model_classes())
+    except ValueError as error:
+        raise ValueError(error if str(path) in str(error) else f"{path}: {error}") from error
+
+
+def _json_of(path: pathlib.Path) -> dict[str, Any]:
+    try:
         values = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-    return config_lib.from_dict(values, predict.model_classes())
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is no configuration: it holds a {type(values).__name__}")
+    return values
 
 
 def prepare(config: Config, splits: Sequence[str] = ()) -> datasets.Prepared:
@@ -179,7 +188,7 @@ def begin(config: Config, workdir: pathlib.Path, step: int) -> None:
                 f"{workdir} holds checkpoints but no config.json; put it back, or choose another "
                 "--workdir"
             )
-        changes = list(config_lib.differences(json.loads(path.read_text()), values))
+        changes = list(config_lib.differences(_json_of(path), values))
         for line in changes:
             if line.startswith(("model.num_classes", "data.name", "data.label_map")):
                 raise ValueError(

@@ -33,6 +33,7 @@ def test_json_round_trip_keeps_every_field():
         (lambda d: d["model"].update({"depth": 3}), "depth"),
         (lambda d: d["optim"].update({"adam": 1}), "optim.adam"),
         (lambda d: d.update({"gpu": {}}), "gpu"),
+        (lambda d: d.pop("model"), "no part 'model'"),
     ],
 )
 def test_json_of_another_version_is_refused_by_name(change, named):
@@ -63,7 +64,13 @@ def test_differences_are_named_by_path():
         ("augment.flip", 1.5, "augment.flip"),
         ("augment.scale_range", (2.0, 1.0), "augment.scale_range"),
         ("input.std", (1.0, 0.0, 1.0), "input.std"),
-        ("data.canvas", (5,), "no size"),
+        ("data.canvas", (5,), 'data.canvas is .* write 2 whole numbers, --config.data.canvas="'),
+        ("augment.crop", (32, -48), "augment.crop is .* no size"),
+        ("augment.crop", ("32x48",), "augment.crop is .* write 2 whole numbers"),
+        ("augment.scale_range", (0.5,), "augment.scale_range is .* write 2 numbers"),
+        ("augment.scales", ("nan",), "augment.scales is .* write numbers"),
+        ("augment.brightness", -1.0, "augment.brightness is -1.0"),
+        ("optim.lr", float("inf"), "optim.lr is inf"),
     ],
 )
 def test_wrong_values_are_named(field, value, named):
@@ -96,6 +103,8 @@ def test_statistics_of_several_scales_are_refused():
         (["--config.data.name=voc"], "voc"),
         (["--config.model.num_classes=3"], "--config.model.num_classes="),
         (["--config.train.batch_sise=3"], "batch_size"),
+        (["--config.data.cache=/dev/null/x"], "/dev/null/x"),
+        (["--workdir="], "--workdir is empty"),
     ],
 )
 def test_mistakes_on_the_command_line_end_with_one_message(tmp_path, arguments, named):

@@ -313,6 +313,11 @@ def test_an_empty_folder(own, tmp_path):
     check_raises(nowhere, "nowhere/images does not exist")
 
 
+def test_a_folder_of_too_few_images_for_validation(own):
+    few = folder(pathlib.Path(own.dir) / "few", 4)
+    check_raises(dataclasses.replace(own, dir=str(few)), "has 4 images", '"val_every=4"')
+
+
 def test_all_bad_files_come_in_one_error_up_to_ten(own):
     for i in (2, 5):
         write(raw(own, f"masks/{i:03d}.png"), picture())

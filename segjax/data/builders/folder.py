@@ -80,6 +80,14 @@ class Folder(SegmentationBuilder):
         pairs = self._pair(images, masks)
         every = slice(self.val_every - 1, None, self.val_every)
         if self.split == "val":
+            if len(pairs) < self.val_every:
+                fewer = max(min(len(pairs), 5), 2)
+                raise DataError(
+                    f"{self.root}/images has {len(pairs)} images, too few to keep every "
+                    f"{self.val_every}th for validation: write "
+                    f'--config.data.options="val_every={fewer}" (segjax check: --options), or '
+                    "choose them yourself in images/val and masks/val"
+                )
             return pairs[every]
         del pairs[every]
         return pairs
