@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import math
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -61,9 +62,9 @@ class Grid:
         """Raises ValueError where a number is none that can be tried."""
         for name in ("w1", "alpha", "beta"):
             values = getattr(self, name)
-            if not values or min(values) <= 0:
-                raise ValueError(f"{name} is {values}; give numbers above 0")
-        if self.gamma <= 0 or self.w2 < 0 or self.finer < 0:
+            if not values or not all(0 < value < math.inf for value in values):
+                raise ValueError(f"{name} is {values}; give finite numbers above 0")
+        if not (0 < self.gamma < math.inf and 0 <= self.w2 < math.inf and self.finer >= 0):
             raise ValueError(
                 f"gamma={self.gamma}, w2={self.w2}, finer={self.finer}: above 0, and 0 or more"
             )

@@ -123,6 +123,8 @@ def test_rounds_halve_the_steps_round_the_best():
         (tune.Grid(alpha=()), "alpha is"),
         (tune.Grid(gamma=0.0), "gamma=0.0"),
         (tune.Grid(finer=-1), "finer=-1"),
+        (tune.Grid(w1=(float("nan"),)), "w1 is .* finite"),
+        (tune.Grid(gamma=float("inf")), "gamma=inf"),
     ],
 )
 def test_numbers_that_cannot_be_tried(grid, message):
