@@ -230,7 +230,9 @@ def sort_corners(features: tuple[Array, ...], extent: tuple[float, ...]) -> Corn
     alive = runtime_true(features[-1])
 
     def within(*features: Array) -> Array:
-        inside = [jnp.all((f >= 0) & (f <= np.float32(e))) for f, e in zip(features, extent)]
+        # A division may be rounded up; the keys leave room for more than that.
+        most = [np.float32(e * (1 + 1e-5)) for e in extent]
+        inside = [jnp.all((f >= 0) & (f <= m)) for f, m in zip(features, most)]
         return jnp.all(jnp.stack(inside))
 
     fits = fence(within, alive, *features)
