@@ -98,7 +98,7 @@ def main() -> None:
         args.sizes, args.sets, args.rounds = [(32, 48)], ["A"], 2
     images = photographs(args.images)
     if args.sheet:
-        small = (48, 64) if args.small else (150, 200)
+        small = (48, 64) if args.small else (120, 160)
         pictures.write(args.sheet, sheet([fit(image, small) for image in images[:3]]))
         return
 
