@@ -21,11 +21,22 @@ def split(pictures: Picture | Iterable[Picture]) -> tuple[list[Picture], bool]:
 
     Args:
       pictures: one picture; several, in a list or another iterable; or an array [N, H, W, C].
+
+    Raises:
+      ValueError: something is no picture, or an array is not [N, H, W, C].
     """
     if isinstance(pictures, str | os.PathLike | Image.Image):
         return [pictures], True
     if not hasattr(pictures, "__array__"):
-        return list(pictures), False
+        several = list(pictures) if isinstance(pictures, Iterable) else [None]
+        for picture in several:
+            file = isinstance(picture, str | os.PathLike | Image.Image)
+            if not file and not hasattr(picture, "__array__"):
+                raise ValueError(
+                    f"a picture is a path, a PIL image or an array, not a {type(picture).__name__}; "
+                    "write numpy.asarray(picture, numpy.uint8) where it is made of numbers"
+                )
+        return several, False
     array = np.asanyarray(pictures)  # a memory map stays one
     if array.ndim != 4:
         return [array], True

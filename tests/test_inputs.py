@@ -120,6 +120,9 @@ def test_split():
     assert inputs.split(pathlib.Path("a.png")) == ([pathlib.Path("a.png")], True)
     assert inputs.split(p for p in ("a.png", "b.png")) == (["a.png", "b.png"], False)
     assert inputs.split(RGB)[1]
+    for wrong in (RGB.tolist(), 5, None):
+        with pytest.raises(ValueError, match="a picture is a path, a PIL image or an array, not"):
+            inputs.split(wrong)
     arrays, single = inputs.split(np.stack([RGB, RGB]))
     assert not single and len(arrays) == 2 and arrays[0].shape == RGB.shape
     with pytest.raises(ValueError, match=r"NHWC, got \(8, 3, 51, 52\): .*NCHW; transpose\(0, 2, 3"):
