@@ -33,8 +33,9 @@ def split(pictures: Picture | Iterable[Picture]) -> tuple[list[Picture], bool]:
             file = isinstance(picture, str | os.PathLike | Image.Image)
             if not file and not hasattr(picture, "__array__"):
                 raise ValueError(
-                    f"a picture is a path, a PIL image or an array, not a {type(picture).__name__}; "
-                    "write numpy.asarray(picture, numpy.uint8) where it is made of numbers"
+                    f"a picture is a path, a PIL image or an array, not "
+                    f"{type(picture).__name__}; write numpy.asarray(picture, numpy.uint8) where it is "
+                    "made of numbers"
                 )
         return several, False
     array = np.asanyarray(pictures)  # a memory map stays one
