@@ -28,14 +28,13 @@ def split(pictures: Picture | Iterable[Picture]) -> tuple[list[Picture], bool]:
     if isinstance(pictures, str | os.PathLike | Image.Image):
         return [pictures], True
     if not hasattr(pictures, "__array__"):
-        several = list(pictures) if isinstance(pictures, Iterable) else [None]
+        several = list(pictures) if isinstance(pictures, Iterable) else [pictures]
         for picture in several:
             file = isinstance(picture, str | os.PathLike | Image.Image)
             if not file and not hasattr(picture, "__array__"):
                 raise ValueError(
-                    f"a picture is a path, a PIL image or an array, not "
-                    f"{type(picture).__name__}; write numpy.asarray(picture, numpy.uint8) where it is "
-                    "made of numbers"
+                    f"a picture is a path, a PIL image or an array, not {type(picture).__name__}; "
+                    "of numbers make one, numpy.asarray(numbers, numpy.uint8)"
                 )
         return several, False
     array = np.asanyarray(pictures)  # a memory map stays one
