@@ -32,7 +32,7 @@ from segjax.models import segnet
 from segjax.protocols import Protocol
 
 CLASSES = ("sky", "road", "car", "tree", "void-like")
-RADIUS = 53  # pixels that SegNet-Basic sees to each side (FACTS 2.2: 106)
+RADIUS = 53  # pixels that SegNet-Basic sees to each side (106 in all)
 
 
 def a_config(**changes):

@@ -60,7 +60,7 @@ def resize(x, size, align_corners):
 
 
 def reference_sliding(image, crop, base, scales, flip, align_corners):
-    """PSPNet's test.py as FACTS describes it: for one image [H, W, 3], with OpenCV's resize."""
+    """tool/test.py of the authors' PyTorch code, written anew: for one image [H, W, 3], with OpenCV's resize."""
     height, width, _ = image.shape
     total = np.zeros((height, width, CLASSES))
     for scale in scales:
@@ -193,7 +193,7 @@ def test_scores_are_the_protocols(name):
 
 
 def test_published_protocols():
-    """The numbers of FACTS 4.5, 5.5 and 6.4."""
+    """The numbers of DeepLab v2 and v3 and of PSPNet's PyTorch code."""
     assert PROTOCOLS["deeplab_v2"].scales == (1.0, 0.75, 0.5)
     assert PROTOCOLS["deeplab_v3"].output_stride == 8 and PROTOCOLS["deeplab_v3"].flip
     assert PROTOCOLS["deeplab_v3"].scales == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
