@@ -60,7 +60,7 @@ def resize(x, size, align_corners):
 
 
 def reference_sliding(image, crop, base, scales, flip, align_corners):
-    """tool/test.py of the authors' PyTorch code, written anew: for one image [H, W, 3], with OpenCV's resize."""
+    """tool/test.py of PSPNet's authors, written anew: for one image, with OpenCV's resize."""
     height, width, _ = image.shape
     total = np.zeros((height, width, CLASSES))
     for scale in scales:
