@@ -295,8 +295,7 @@ def process_bytes(case: Case, name: str, images: list[pathlib.Path]) -> int:
     code = (
         f"import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r}); import crf\n"
         f"images = crf.photographs({[*map(str, images)]!r})\n"
-        f"logits, image = crf.problem({case!r}, images)\n"
-        f"crf.prepare({name!r}, {case!r}, logits, image)[0]()\n"
+        f"crf.prepare({name!r}, {case!r}, *crf.problem({case!r}, images))[0]()\n"
         "print(crf.peak())"
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)

@@ -184,11 +184,14 @@ def own_crfs(
 
 
 def capacity_of(batch: np.ndarray, size: np.ndarray, kernels: Kernels) -> int | None:
-    """Returns the capacity that the lattices of all images of a batch fit in; None without CRF."""
+    """Returns the capacity that the lattices of all images of a batch fit in; None without CRF.
+
+    Each capacity makes a program that holds the network too: few of them.
+    """
     if not kernels:
         return None
     masks = np.asarray(refinement.on_image(size, batch.shape[1:3]))
-    return max(crf.plan(i, kernels, mask=m) for i, m in zip(batch, masks, strict=True))
+    return max(crf.plan(i, kernels, mask=m, growth=2) for i, m in zip(batch, masks, strict=True))
 
 
 def _refined(

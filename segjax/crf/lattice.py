@@ -43,7 +43,9 @@ class Lattice(NamedTuple):
     row_vertex: (
         Array  # int32 [R - capacity - 1]: the vertex of each row after the first of a vertex
     )
-    neighbours: Array  # int32 [d+1, 2, capacity+1]: the vertices before and after in each direction
+    # d + 1 pairs of int32 [capacity+1]: the vertices before and after in each direction. Single
+    # arrays: a slice of a stacked one would be copied in every iteration.
+    neighbours: tuple[tuple[Array, Array], ...]
     count: Array  # int32 []: vertices needed
 
 
@@ -191,9 +193,9 @@ def _cumsum(x: Array) -> Array:
     return (jnp.cumsum(rows, 1) + (jnp.cumsum(totals) - totals)[:, None]).reshape(-1)[:n]
 
 
-def _find(keys: Array, start: Array, end: Array, query: Array) -> Array:
+def _find(keys: Array, start: Array, end: Array, query: Array, longest: int) -> Array:
     """Positions of queries in the ascending stretches [start, end) of keys; 0 where absent."""
-    steps = math.ceil(math.log2(keys.shape[0] + 1))
+    steps = math.ceil(math.log2(min(longest, keys.shape[0]) + 1))
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
@@ -335,7 +337,7 @@ def _rows(
 
 def _neighbours(
     corners: Corners, extent: tuple[float, ...], entry: Array, live: Array, n: int
-) -> Array:
+) -> tuple[tuple[Array, Array], ...]:
     """The vertices before and after each vertex in each direction of the blur.
 
     The one before, in direction j, has the coordinates minus 1, and plus d in coordinate j. Its
@@ -376,11 +378,11 @@ def _neighbours(
             lambda r, *c, j=j: _key([x + int(i == j) for i, x in enumerate(c, 1)], r, extent),
             alive, below, *moved,
         )  # fmt: skip
-        found = _find(key, low, high, query)
+        found = _find(key, low, high, query, n)
         before = jnp.where(live, found, 0)
         after = jnp.zeros_like(before).at[before].set(position, mode="promise_in_bounds")
-        tables.append(jnp.stack([before, after.at[0].set(0)]))
-    return jnp.stack(tables)
+        tables.append((before, after.at[0].set(0)))
+    return tuple(tables)
 
 
 def scale(lattice: Lattice, before: Array, after: Array) -> Lattice:
@@ -432,15 +434,14 @@ def blur(lattice: Lattice, cells: Array, alive: Array, *, reverse: bool = False)
       reverse: last direction first, which is the transpose.
     """
 
-    def step(cells: Array, neighbours: Array) -> Array:
-        before, after = _gather(cells, neighbours[0]), _gather(cells, neighbours[1])
+    def step(cells: Array, before: Array, after: Array) -> Array:
+        before, after = _gather(cells, before), _gather(cells, after)
         if cells.shape[1] <= 16:
             cells, before, after = _unchanged(cells), _unchanged(before), _unchanged(after)
         return _unchanged(cells + np.float32(0.5) * (before + after))
 
-    directions = range(lattice.neighbours.shape[0])
-    for j in reversed(directions) if reverse else directions:
-        cells = fence(step, alive, cells, lattice.neighbours[j])
+    for before, after in reversed(lattice.neighbours) if reverse else lattice.neighbours:
+        cells = fence(step, alive, cells, before, after)
     return cells
 
 

@@ -31,6 +31,7 @@ from segjax.crf.kernels import Features, Kernel, Spatial, extent, features
 NORMALIZATIONS = ("symmetric", "after", "before", "none")
 FILTERS = ("lattice", "exact", "nystrom")
 SPATIAL_FILTERS = ("lattice", "separable")
+GROWTH = 2**0.25  # of the capacities that are planned: little is provided for in vain
 EMPTY = np.float32(-1e30)  # logit of a class that only fills a row
 
 
@@ -193,17 +194,13 @@ def _infer(
     return lax.scan(iteration, logits, length=num_iterations)[0]
 
 
-def buckets(points: int, dimension: int) -> tuple[int, ...]:
-    """Capacities that `plan` chooses from, in vertices; the last one is always enough."""
-    shares = (0.125, 0.1875, 0.25, 0.375, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0)
-    largest = dimension + 1
-    return (*(math.ceil(s * points) for s in shares if s < largest), largest * points)
+def _bucket(count: int, points: int, dimension: int, growth: float) -> int:
+    """The smallest capacity for a number of vertices; the largest, if none is large enough.
 
-
-def _bucket(count: int, points: int, dimension: int) -> int:
-    """The smallest capacity for a number of vertices; the largest one where there is none."""
-    capacities = buckets(points, dimension)
-    return next((c for c in capacities if c >= count), capacities[-1])
+    Capacities are an eighth of the points, times a power of `growth`; the largest always suffices.
+    """
+    powers = math.ceil(math.log(max(1.0, 8 * count / points), growth) - 1e-9)
+    return min(math.ceil(points / 8 * growth**powers), (dimension + 1) * points)
 
 
 def _ladder(points: int, dimension: int) -> tuple[int, ...]:
@@ -408,7 +405,7 @@ def refine_logits(
         capacities = _ladder(points, dimension)
     else:
         corners = _sort_batch(image, mask, kernels)
-        capacities = (_bucket(int(corners[1].max()), points, dimension),)
+        capacities = (_bucket(int(corners[1].max()), points, dimension, GROWTH),)
     refined, count = _refine_batch(
         logits,
         image,
@@ -483,7 +480,13 @@ def _count(image: Array, mask: Array | None, kernels: tuple[Kernel, ...]) -> Arr
     return _sort_batch(image, mask, kernels)[1].max()
 
 
-def plan(image: Array, kernels: tuple[Kernel, ...], *, mask: Array | None = None) -> int:
+def plan(
+    image: Array,
+    kernels: tuple[Kernel, ...],
+    *,
+    mask: Array | None = None,
+    growth: float = GROWTH,
+) -> int:
     """Counts the lattice vertices of an image; returns the capacity to pass to `mean_field`.
 
     Capacities come from a short list, so that images of one size share few programs. Runs on the
@@ -493,7 +496,11 @@ def plan(image: Array, kernels: tuple[Kernel, ...], *, mask: Array | None = None
       image: [H, W, 3], or [B, H, W, 3] for what all of them need; 0..255.
       kernels: as for `mean_field`; their weights do not matter.
       mask: bool [H, W] or [B, H, W], as for `mean_field`.
+      growth: ratio of a capacity to the one before it in the list, above 1. Large ratios make few
+        programs, small ones fast programs.
     """
+    if growth <= 1:
+        raise ValueError(f"growth is {growth}; it is above 1, for example 2")
     if np.ndim(image) not in (3, 4) or image.shape[-1] != 3:
         raise ValueError(f"image has shape {np.shape(image)}; it is [H, W, 3] or [B, H, W, 3]")
     height, width = image.shape[-3:-1]
@@ -502,4 +509,4 @@ def plan(image: Array, kernels: tuple[Kernel, ...], *, mask: Array | None = None
         image, kernels = image[None], _add_batch(kernels)
         mask = None if mask is None else mask[None]
     count = int(_count(image, mask, tuple(kernels)))
-    return _bucket(count, height * width, _dimension(kernels, height, width))
+    return _bucket(count, height * width, _dimension(kernels, height, width), growth)

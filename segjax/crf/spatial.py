@@ -26,12 +26,16 @@ def planar(height: int, width: int, sigma: float) -> tuple[lattice.Lattice, np.n
       The lattice, of the capacity that it needs, and float32 [H W].
     """
     extent = ((width - 1) / sigma, (height - 1) / sigma)
+    # The programs hold as much memory as the tables; of functions made here they are not kept.
+    sort = jax.jit(lambda *points: lattice.sort_corners(points, extent))
+    build = jax.jit(
+        lambda c, capacity: lattice.build(c, extent, capacity=capacity), static_argnums=1
+    )
+    sum_up = jax.jit(lambda tables, alive: lattice.kernel_sums(tables, alive))
     with jax.ensure_compile_time_eval():
-        points = positions(height, width, sigma)
-        corners = jax.jit(lattice.sort_corners, static_argnums=1)(points, extent)
-        build = jax.jit(lattice.build, static_argnums=1, static_argnames="capacity")
-        tables = build(corners, extent, capacity=int(corners.count))
-        sums = jax.jit(lattice.kernel_sums)(tables, jnp.asarray(True))
+        corners = sort(*positions(height, width, sigma))
+        tables = build(corners, int(corners.count))
+        sums = sum_up(tables, jnp.asarray(True))
     tables = jax.tree.map(np.asarray, tables)
     # Rows without members are the last ones.
     keep = len(tables.row_point) - np.count_nonzero(tables.row_vertex == 0)

@@ -231,11 +231,18 @@ class TestCapacity:
 
     def test_plan_uses_few_capacities(self):
         rng = np.random.default_rng(0)
-        capacities = set()
+        fine, coarse = set(), set()
         for spread in (1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 64, 256):
             image = rng.integers(0, spread, (40, 48, 3)).astype(np.uint8)
-            capacities.add(crf.plan(image, self.kernels))
-        assert 3 < len(capacities) < 12
+            needed = vertices(image, self.kernels)
+            fine.add(crf.plan(image, self.kernels))
+            assert needed <= crf.plan(image, self.kernels) <= max(1.19 * needed + 1, 240)
+            coarse.add(crf.plan(image, self.kernels, growth=2))
+            assert needed <= crf.plan(image, self.kernels, growth=2) <= max(2 * needed + 1, 240)
+        assert len(coarse) < len(fine) < 14
+        assert coarse <= {240, 480, 960, 1920, 3840, 7680, 11520}
+        with pytest.raises(ValueError, match=r"growth is 1; it is above 1"):
+            crf.plan(self.noise, self.kernels, growth=1)
 
 
 class TestTransformations:
