@@ -43,6 +43,16 @@ def main(_: list[str]) -> None:
         train(CONFIG.value, pathlib.Path(WORKDIR.value).expanduser())
     except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(f"train.py: {error}")
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        config = CONFIG.value
+        sys.exit(
+            f"train.py: out of memory: {str(error).splitlines()[0]}\nA batch is "
+            f"{config.train.batch_size} images of crop {config.augment.crop}; `segjax plan "
+            "--config=...` tells what fits into --config.train.batch_size and "
+            "--config.augment.crop"
+        )
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:
@@ -51,6 +61,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     runs.warn(config)
     weights = runs.class_weights(config, prepared)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(runs.only_one(workdir))
         batches = stack.enter_context(runs.train_batches(config, prepared))
         checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, keep=config.train.keep))
         start = checkpoints.latest() or 0

@@ -96,9 +96,7 @@ def predict(arguments: argparse.Namespace) -> int:
     protocols.find(arguments.protocol)
     jobs = _jobs(arguments.images)
     seg = segjax.load(arguments.run_folder, step=arguments.step)
-    options: dict[str, Any] = {"protocol": arguments.protocol}
-    if arguments.crf:
-        options["crf"] = True
+    options: dict[str, Any] = {"protocol": arguments.protocol, "crf": _crf(arguments)}
     out = pathlib.Path(arguments.out).expanduser()
     write = submission.writer(arguments.submission, out, seg.classes, seg.palette)
     failed: list[str] = []
@@ -203,7 +201,7 @@ def export(arguments: argparse.Namespace) -> None:
         pathlib.Path(arguments.file).expanduser(),
         size=None if arguments.size is None else _size("--size", arguments.size),
         protocol=arguments.protocol,
-        crf=True if arguments.crf else None,
+        crf=_crf(arguments),
         probs=arguments.probs,
         weights=arguments.weights,
         platforms=arguments.platforms,
@@ -277,7 +275,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         "images", nargs="+", metavar="IMAGE_OR_FOLDER", help="folders are searched for pictures"
     )
     command.add_argument("--out", default="predictions", help="folder [predictions]")
-    command.add_argument("--crf", action="store_true", help="refine by the fully connected CRF")
+    _crf_arguments(command)
     _protocol_argument(command)
     command.add_argument(
         "--overlay", action="store_true", help="also write each picture under its classes' colours"
@@ -333,7 +331,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     command.add_argument("file", metavar="FILE", help="of the program: model.stablehlo")
     command.add_argument("--size", metavar="HxW", help="pixels of the images [any]")
     _protocol_argument(command)
-    command.add_argument("--crf", action="store_true", help="with the CRF; needs --size")
+    _crf_arguments(command, "; needs --size")
     command.add_argument("--probs", action="store_true", help="also return the probabilities")
     command.add_argument(
         "--weights",
@@ -381,6 +379,26 @@ def _protocol_argument(command: argparse.ArgumentParser) -> None:
         metavar="P",
         help="how a paper predicts: whole, deeplab_v2, deeplab_v3, pspnet, pspnet_ms, ... [whole]",
     )
+
+
+def _crf_arguments(command: argparse.ArgumentParser, needs: str = "") -> None:
+    command.add_argument(
+        "--crf", action="store_true", help=f"refine by the fully connected CRF{needs}"
+    )
+    command.add_argument(
+        "--crf-parameters",
+        metavar="NAME",
+        help="the same with these: learnt, tuned, none, deeplab_v2_resnet101, ... [the first there"
+        " is of the run's own, the protocol's and the paper's]",
+    )
+
+
+def _crf(arguments: argparse.Namespace) -> bool | str | None:
+    """The option `crf` of a prediction; None: as the network was trained."""
+    name = arguments.crf_parameters
+    if name is None:
+        return True if arguments.crf else None
+    return False if name == "none" else name
 
 
 def layout(folder: pathlib.Path) -> str:

@@ -235,6 +235,9 @@ def check(config: Config) -> None:
         "augment.contrast": augment.contrast,
         "augment.saturation": augment.saturation,
         "augment.hue": augment.hue,
+        "data.workers": config.data.workers,
+        "optim.warmup": config.optim.warmup,
+        **{f"loss.heads[{name!r}]": weight for name, weight in loss.heads.items()},
     }
     for field, value in not_negative.items():
         if value < 0:
@@ -249,6 +252,23 @@ def check(config: Config) -> None:
             f"augment.scales is {augment.scales} and augment.scale_range {augment.scale_range}; "
             "factors are positive and a range goes from the smaller to the larger"
         )
+    low, high = augment.blur_sigma
+    if not 0 < low <= high:
+        raise ValueError(
+            f"augment.blur_sigma is {augment.blur_sigma}; two numbers above 0, the smaller first"
+        )
+    if min(config.eval.trimap_widths, default=1) < 1:
+        raise ValueError(f"eval.trimap_widths is {config.eval.trimap_widths}; each is 1 or more")
+    if train.recompute_batch_stats < -1:
+        raise ValueError(
+            f"train.recompute_batch_stats is {train.recompute_batch_stats}; a number of batches, "
+            "or -1 for one epoch"
+        )
+    updates = train.steps // config.optim.accumulate
+    if config.optim.warmup > updates:
+        raise ValueError(
+            f"optim.warmup is {config.optim.warmup}, but train.steps makes {updates} updates"
+        )
     if min(config.input.std) <= 0:
         raise ValueError(f"input.std is {config.input.std}; each must be above 0")
     for field in ("alpha", "beta", "gamma"):
@@ -261,8 +281,8 @@ def check(config: Config) -> None:
             f"train.recompute_batch_stats is {train.recompute_batch_stats}, but the network sees "
             f"an image at the scales {scales}, whose statistics differ; write 0"
         )
-    if not loss.heads:
-        raise ValueError('loss.heads is empty; write at least {"logits": 1.0}')
+    if not any(loss.heads.values()):
+        raise ValueError(f'loss.heads is {loss.heads}; write at least {{"logits": 1.0}}')
     for field, size in (("data.canvas", config.data.canvas), ("augment.crop", augment.crop)):
         if min(size) < 0:
             raise ValueError(f"{field} is {size}, which is no size; give height, width in pixels")

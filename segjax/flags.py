@@ -58,6 +58,10 @@ def _parse(values: flags.FlagValues, argv: list[str], config: Config | None = No
                 "config", config, flag_values=values, sys_argv=argv
             )
         return values(argv)
+    except SyntaxError as error:
+        raise ValueError(
+            f"--config is {path}: not Python: {error}; give a file of configs/"
+        ) from error
     except (KeyError, AttributeError, TypeError, IndexError, OSError) as error:
         raise ValueError(_explain(argv, config or _of_file(argv)) or error) from error
 
@@ -76,7 +80,10 @@ def _of_file(argv: list[str]) -> Config:
     path = value_of(argv, "config")
     if path is None:
         raise ValueError("--config is missing; give a file of configs/")
-    return runpy.run_path(path)["get_config"]()
+    try:
+        return runpy.run_path(path)["get_config"]()
+    except KeyError as error:
+        raise ValueError(f"--config is {path}: it has no function get_config()") from error
 
 
 def _explain(argv: list[str], config: Config) -> str | None:

@@ -1,9 +1,11 @@
 """What the programs share about a run: its folder, its start, its evaluations."""
 
+import contextlib
+import fcntl
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -101,11 +103,12 @@ def class_weights(config: Config, prepared: datasets.Prepared) -> np.ndarray | N
         weights = np.array([float(part) for part in text.split(",")], np.float32)
     except ValueError:
         weights = np.zeros(0, np.float32)
-    if len(weights) != config.model.num_classes or not (weights >= 0).all():
+    fits = len(weights) == config.model.num_classes
+    if not (fits and (weights >= 0).all() and np.isfinite(weights).all() and weights.any()):
         raise ValueError(
             f"loss.class_weights is {text!r}; accepted are '', 'median_frequency', "
             "'published' for a data set whose authors published weights (camvid), and "
-            f"{config.model.num_classes} numbers, '1.0,0.5,...'"
+            f"{config.model.num_classes} numbers of 0 or more, not all 0, '1.0,0.5,...'"
         )
     return weights
 
@@ -124,7 +127,13 @@ def initial_state(
     """
     key = jax.random.fold_in(jax.random.key(config.train.seed), 2**32 - 1)  # beyond all steps
     crop = config.augment.crop if min(config.augment.crop) else (64, 64)
-    variables = state.init_variables(config.model, key, crop, config.crf)
+    try:
+        variables = state.init_variables(config.model, key, crop, config.crf)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise ValueError(
+            f"this network cannot be built: {error}\nIt is {config.model!r}; its fields are "
+            "changed by --config.model.FIELD=VALUE"
+        ) from error
     image = jax.ShapeDtypeStruct((1, *crop, 3), np.float32)
     outputs = set(jax.eval_shape(config.model.apply, variables, image))
     outputs |= {"unary"} if config.crf.learn else set()
@@ -172,6 +181,30 @@ def metadata(config: Config, dataset: datasets.Dataset) -> dict[str, Any]:
         "classes": list(dataset.classes),
         "palette": [list(colour) for colour in dataset.palette],
     }
+
+
+@contextlib.contextmanager
+def only_one(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps other training runs out of the folder, as long as this process lives.
+
+    Raises:
+      ValueError: there is another one.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{workdir} is in use: another train.py writes there; wait for it, or choose "
+                "another --workdir"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
 
 
 def begin(config: Config, workdir: pathlib.Path, step: int) -> None:

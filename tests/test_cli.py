@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import segjax
-from segjax import checkpoint, cli, labelmaps, state, submission
+from segjax import checkpoint, cli, inference, labelmaps, state, submission
 from segjax.config import Config, Data, Input, to_dict
 from segjax.data import datasets
 from segjax.models import SegNetBasic
@@ -167,6 +167,7 @@ def test_predict_says_where_it_may_not_write(run, tmp_path, capsys):
         (["RUN", "A", "--protocol=nope"], "protocol 'nope' is unknown; accepted are whole"),
         (["RUN", "A", "--step=7"], "no checkpoint '7'; accepted are best, latest, 3"),
         (["RUN", "A", "--submission=voc"], "the voc server takes 21 classes"),
+        (["RUN", "A", "--crf-parameters=sharp"], "crf='sharp'; accepted are deeplab_v1"),
         (["NOWHERE", "A"], "does not exist; give the folder of a run"),
         (["EMPTY", "A"], "holds no checkpoint"),
         (["A", "A"], "is a file; give the folder of a run"),
@@ -187,6 +188,23 @@ def test_predict_names_mistakes(run, tmp_path, capsys, arguments, named):
     printed, complaints = said(capsys)
     assert complaints.startswith("segjax predict: ") and named in complaints
     assert not printed and not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "option"),
+    [
+        ([], None),
+        (["--crf"], True),
+        (["--crf-parameters=none"], False),
+        (["--crf", "--crf-parameters=tuned"], "tuned"),
+    ],
+)
+def test_predict_passes_the_crf_on(run, tmp_path, monkeypatch, flags, option):
+    asked = []
+    monkeypatch.setattr(inference, "crf_kernels", lambda choice, *_: asked.append(choice) or ())
+    file = picture(tmp_path / "a.png")
+    assert cli.main(["predict", str(run), str(file), f"--out={tmp_path}/out", *flags]) == 0
+    assert asked == [option]
 
 
 def test_predict_names_a_damaged_checkpoint(run, tmp_path, capsys):

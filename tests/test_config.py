@@ -71,6 +71,12 @@ def test_differences_are_named_by_path():
         ("augment.scales", ("nan",), "augment.scales is .* write numbers"),
         ("augment.brightness", -1.0, "augment.brightness is -1.0"),
         ("optim.lr", float("inf"), "optim.lr is inf"),
+        ("optim.warmup", 2000, "optim.warmup is 2000, but train.steps makes 1000 updates"),
+        ("loss.heads", {"logits": 1.0, "aux": -0.4}, r"loss\.heads\['aux'\] is -0.4"),
+        ("augment.blur_sigma", (1.1, 0.1), "augment.blur_sigma is .* smaller first"),
+        ("eval.trimap_widths", (1, 0), "eval.trimap_widths is .* 1 or more"),
+        ("train.recompute_batch_stats", -5, "train.recompute_batch_stats is -5; .* one epoch"),
+        ("data.workers", -1, "data.workers is -1"),
     ],
 )
 def test_wrong_values_are_named(field, value, named):
@@ -102,6 +108,7 @@ def test_statistics_of_several_scales_are_refused():
         (["--config.train.steps=0"], "train.steps is 0"),
         (["--config.data.name=voc"], "voc"),
         (["--config.model.num_classes=3"], "--config.model.num_classes="),
+        (["--config.model.width=0"], "this network cannot be built"),
         (["--config.train.batch_sise=3"], "batch_size"),
         (["--config.data.cache=/dev/null/x"], "/dev/null/x"),
         (["--workdir="], "--workdir is empty"),
@@ -113,7 +120,7 @@ def test_mistakes_on_the_command_line_end_with_one_message(tmp_path, arguments, 
     assert done.returncode != 0
     assert named in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "w").exists()
+    assert not (tmp_path / "w" / "config.json").exists()
 
 
 def test_the_name_of_the_data_set_survives():

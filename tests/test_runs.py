@@ -144,3 +144,19 @@ def test_a_head_that_the_network_lacks_is_named():
 def test_checkpoints_without_their_configuration_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"no config\.json"):
         runs.begin(Config(model=SegNetBasic(num_classes=3)), tmp_path, 5)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
+    refused = pytest.raises(ValueError, match=r"a is in use: another train\.py")
+    with runs.only_one(tmp_path / "a"), refused, runs.only_one(tmp_path / "a"):
+        pass
+    with runs.only_one(tmp_path / "a"), runs.only_one(tmp_path / "b"):
+        pass
+
+
+@pytest.mark.parametrize("text", ["0,0,0", "1,nan,1", "1,-1,1", "1,1", "median"])
+def test_wrong_class_weights_are_named(text):
+    config = Config(model=SegNetBasic(num_classes=3))
+    config.loss.class_weights = text
+    with pytest.raises(ValueError, match=f"loss.class_weights is '{text}'; .* 3 numbers"):
+        runs.class_weights(config, None)

@@ -273,6 +273,8 @@ def _builders(data: config.Data, splits: Sequence[str]) -> dict[str, Segmentatio
         raise ValueError(f"'{data.name}' is read from a folder: write --config.data.dir=FOLDER")
     options = parse_options(kind, data.options)
     label_map = parse_label_map(data.label_map)
+    if label_map and not kind.LAYOUT:
+        raise ValueError(f"'{data.name}' is generated: --config.data.label_map has no effect there")
     splits = splits or (data.train_split, data.val_split)
     builders = {s: kind(data.dir, s, label_map=label_map, **options) for s in splits}
     if data.train_split not in splits and not next(iter(builders.values())).knows_classes:

@@ -363,6 +363,7 @@ def test_check_suggests_and_writes_nothing(own):
         ({"options": "height=3"}, "option height=3 of 'shapes': a whole number from 16"),
         ({"options": "train='a'"}, "option train='a' of 'shapes'"),
         ({"label_map": "0"}, "is not a map of ids"),
+        ({"label_map": "{0:1}"}, "'shapes' is generated: --config.data.label_map has no effect"),
         ({"train_split": "all"}, "'shapes' has no split 'all'; it has train, val"),
     ],
 )
