@@ -90,13 +90,13 @@ def predict(arguments: argparse.Namespace) -> int:
     import warnings
 
     import segjax
-    from segjax import inputs, log, pictures, protocols, submission
+    from segjax import inference, inputs, log, pictures, protocols, submission
 
     warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a file is told at the end
-    protocols.find(arguments.protocol)
+    protocol = protocols.find(arguments.protocol)
     jobs = _jobs(arguments.images)
     seg = segjax.load(arguments.run_folder, step=arguments.step)
-    options: dict[str, Any] = {"protocol": arguments.protocol, "crf": _crf(arguments)}
+    kernels = inference.crf_kernels(_crf(arguments), protocol, seg.config.model, seg.crfs)
     out = pathlib.Path(arguments.out).expanduser()
     write = submission.writer(arguments.submission, out, seg.classes, seg.palette)
     failed: list[str] = []
@@ -112,7 +112,7 @@ def predict(arguments: argparse.Namespace) -> int:
                     bar.advance(task)
 
         for chunk in _chunks(readable(), seg.batch_size):
-            predictions = seg([image for _, image in chunk], **options)
+            predictions = seg([image for _, image in chunk], protocol=protocol, crf=kernels)
             for (name, _), prediction in zip(chunk, predictions, strict=True):
                 write(name, prediction.labels)
                 if arguments.overlay:

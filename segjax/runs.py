@@ -130,10 +130,9 @@ def initial_state(
     try:
         variables = state.init_variables(config.model, key, crop, config.crf)
     except (ValueError, TypeError, ArithmeticError) as error:
-        raise ValueError(
-            f"this network cannot be built: {error}\nIt is {config.model!r}; its fields are "
-            "changed by --config.model.FIELD=VALUE"
-        ) from error
+        fields = config_lib.to_dict(config)["model"]
+        given = ", ".join(f"{k}={v}" for k, v in fields.items() if not isinstance(v, dict))
+        raise ValueError(f"this network cannot be built: {error}; model is {given}") from error
     image = jax.ShapeDtypeStruct((1, *crop, 3), np.float32)
     outputs = set(jax.eval_shape(config.model.apply, variables, image))
     outputs |= {"unary"} if config.crf.learn else set()
