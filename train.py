@@ -46,12 +46,12 @@ def main(_: list[str]) -> None:
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        config = CONFIG.value
+        config, what = CONFIG.value, str(error).splitlines()[:1] or ["this machine has no more"]
         sys.exit(
-            f"train.py: out of memory: {str(error).splitlines()[0]}\nA batch is "
-            f"{config.train.batch_size} images of crop {config.augment.crop}; `segjax plan "
-            "--config=...` tells what fits into --config.train.batch_size and "
-            "--config.augment.crop"
+            f"train.py: out of memory: {what[0]}\nA step takes {config.train.batch_size} images of "
+            f"crop {config.augment.crop} ((0, 0) is the whole canvas); `segjax plan --config=...` "
+            "tells what fits. Write a smaller --config.train.batch_size, --config.augment.crop or, "
+            "for the evaluation, --config.eval.batch_size"
         )
 
 

@@ -10,7 +10,9 @@ were trained on RGB over its mean and deviation: with them add --config.input.bg
 
 Hardware: one GPU with 12 GB.
 Published: mean IoU on val 68.96, with CRF 71.57; ASPP-S 66.98 and 69.73; LargeFOV 65.76 and 69.84.
-Measured: not yet run.
+Measured: not yet run. Eight crops of 97x97, scored on themselves: mean IoU 95.9 after 200 steps of
+batch 8 from random weights, with a poly schedule from 0.005, the gradient clipped to 1, the loss at
+the labels' resolution, the input normalised as above, and neither augmentation nor weight decay.
 """
 
 from segjax.config import Augment, Config, Data, Eval, Input, Loss, Optim, Train

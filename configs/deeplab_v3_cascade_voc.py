@@ -13,7 +13,10 @@ the stride in the 1x1 convolution.
 
 Hardware: not stated in the paper.
 Published: mean IoU on val 76.66; at output stride 8 78.05, with scales and mirroring 79.35.
-Measured: not yet run.
+Measured: not yet run. With depth 50, eight crops of 97x97, scored on themselves: mean IoU 98.9
+after 240 steps of batch 8 from random weights, with a rate of 0.02 after 20 steps of warm-up, the
+gradient clipped to 1, the statistics of BatchNorm measured at the end, and neither augmentation nor
+weight decay.
 """
 
 from segjax.config import Augment, Config, Data, Eval, Loss, Optim, Train

@@ -28,7 +28,7 @@ class Checkpoints:
           read_only: change nothing.
 
         Raises:
-          ValueError: `read_only` and there is no checkpoint.
+          ValueError: `read_only` and there is no checkpoint, or one holds an empty file.
         """
         root = pathlib.Path(workdir).expanduser().absolute() / "checkpoints"
         if read_only and not any(p.name.isdigit() and p.is_dir() for p in root.glob("*")):
@@ -46,6 +46,8 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             create=not read_only,
         )
+        self._root = root
+        self._refuse_empty()
         self._manager = ocp.CheckpointManager(root, options=options)
 
     def save(
@@ -145,6 +147,17 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         """Writes everything and gives up the folder."""
         self._manager.close()
+
+    def _refuse_empty(self) -> None:
+        """A full disk or a failed copy leaves empty files, on which Orbax fails obscurely."""
+        for folder in (p for p in sorted(self._root.glob("*")) if p.name.isdigit()):
+            for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+                if not path.stat().st_size:
+                    raise ValueError(
+                        f"checkpoint {folder} is damaged: {path.relative_to(folder)} is empty; "
+                        "remove this folder to go on from another step, or start in another "
+                        "--workdir"
+                    )
 
     def _read(self, step: int, **items: Any) -> Any:
         folder = self._manager.directory / str(step)

@@ -388,8 +388,9 @@ def _crf_arguments(command: argparse.ArgumentParser, needs: str = "") -> None:
     command.add_argument(
         "--crf-parameters",
         metavar="NAME",
-        help="the same with these: learnt, tuned, none, deeplab_v2_resnet101, ... [the first there"
-        " is of the run's own, the protocol's and the paper's]",
+        help=f"the CRF to refine by{needs}: learnt, tuned, none, deeplab_v2_resnet101, ... [with "
+        "--crf the first there is of the run's own, the protocol's and the paper's; without, that "
+        "learnt with the network, if any]",
     )
 
 

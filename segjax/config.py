@@ -200,7 +200,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
 
 def check(config: Config) -> None:
     """Raises ValueError, naming the field, where a value can be seen to be wrong."""
-    train, augment, loss = config.train, config.augment, config.loss
+    train, loss = config.train, config.loss
     _check_numbers(config)
     _accept("loss.resolution", loss.resolution, ("label", "logits"))
     normalizations = ("symmetric", "after", "before", "none")
@@ -230,44 +230,18 @@ def check(config: Config) -> None:
         "train.images": train.images,
         "data.num_train": config.data.num_train,
         "data.num_val": config.data.num_val,
-        "augment.rotate": augment.rotate,
-        "augment.brightness": augment.brightness,
-        "augment.contrast": augment.contrast,
-        "augment.saturation": augment.saturation,
-        "augment.hue": augment.hue,
         "data.workers": config.data.workers,
-        "optim.warmup": config.optim.warmup,
         **{f"loss.heads[{name!r}]": weight for name, weight in loss.heads.items()},
     }
     for field, value in not_negative.items():
         if value < 0:
             raise ValueError(f"{field} is {value}; it must be 0 or more")
-    for field in ("flip", "rotate_prob", "blur_prob"):
-        if not 0 <= getattr(augment, field) <= 1:
-            value = getattr(augment, field)
-            raise ValueError(f"augment.{field} is {value}; a probability is in 0..1")
-    scales = (*augment.scales, *augment.scale_range)
-    if min(scales) <= 0 or augment.scale_range[0] > augment.scale_range[1]:
-        raise ValueError(
-            f"augment.scales is {augment.scales} and augment.scale_range {augment.scale_range}; "
-            "factors are positive and a range goes from the smaller to the larger"
-        )
-    low, high = augment.blur_sigma
-    if not 0 < low <= high:
-        raise ValueError(
-            f"augment.blur_sigma is {augment.blur_sigma}; two numbers above 0, the smaller first"
-        )
     if min(config.eval.trimap_widths, default=1) < 1:
         raise ValueError(f"eval.trimap_widths is {config.eval.trimap_widths}; each is 1 or more")
     if train.recompute_batch_stats < -1:
         raise ValueError(
             f"train.recompute_batch_stats is {train.recompute_batch_stats}; a number of batches, "
             "or -1 for one epoch"
-        )
-    updates = train.steps // config.optim.accumulate
-    if config.optim.warmup > updates:
-        raise ValueError(
-            f"optim.warmup is {config.optim.warmup}, but train.steps makes {updates} updates"
         )
     if min(config.input.std) <= 0:
         raise ValueError(f"input.std is {config.input.std}; each must be above 0")
@@ -283,7 +257,7 @@ def check(config: Config) -> None:
         )
     if not any(loss.heads.values()):
         raise ValueError(f'loss.heads is {loss.heads}; write at least {{"logits": 1.0}}')
-    for field, size in (("data.canvas", config.data.canvas), ("augment.crop", augment.crop)):
+    for field, size in (("data.canvas", config.data.canvas), ("augment.crop", config.augment.crop)):
         if min(size) < 0:
             raise ValueError(f"{field} is {size}, which is no size; give height, width in pixels")
 

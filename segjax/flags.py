@@ -80,10 +80,10 @@ def _of_file(argv: list[str]) -> Config:
     path = value_of(argv, "config")
     if path is None:
         raise ValueError("--config is missing; give a file of configs/")
-    try:
-        return runpy.run_path(path)["get_config"]()
-    except KeyError as error:
-        raise ValueError(f"--config is {path}: it has no function get_config()") from error
+    values = runpy.run_path(path)
+    if "get_config" not in values:
+        raise ValueError(f"--config is {path}: it has no function get_config()")
+    return values["get_config"]()
 
 
 def _explain(argv: list[str], config: Config) -> str | None:

@@ -149,7 +149,8 @@ def crf_kernels(
     if isinstance(choice, str):
         known = {**own, **crf.PRESETS}
         if choice not in known:
-            hint = "; segjax tune-crf makes 'tuned'" if choice == "tuned" else ""
+            hints = {"tuned": "segjax tune-crf makes it", "learnt": "--config.crf.learn=True does"}
+            hint = f"; {hints[choice]}" if choice in hints else ""
             raise ValueError(f"crf={choice!r}; accepted are {', '.join(known)}{hint}")
         return known[choice]
     return tuple(choice or ())

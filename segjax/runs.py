@@ -12,7 +12,18 @@ import jax
 import numpy as np
 import optax
 
-from segjax import checkpoint, evaluate, log, pictures, predict, pretrained, report, state, steps
+from segjax import (
+    augment,
+    checkpoint,
+    evaluate,
+    log,
+    pictures,
+    predict,
+    pretrained,
+    report,
+    state,
+    steps,
+)
 from segjax import config as config_lib
 from segjax.config import Config
 from segjax.data import datasets, pipeline
@@ -58,6 +69,7 @@ def prepare(config: Config, splits: Sequence[str] = ()) -> datasets.Prepared:
       ValueError: configuration, data and devices do not fit together.
     """
     config_lib.check(config)
+    augment.check(config.augment)
     size, devices = config.train.batch_size, jax.device_count()
     if size % devices:
         raise ValueError(
@@ -83,6 +95,12 @@ def warn(config: Config) -> None:
             "will be poor. Options: a larger --config.train.batch_size; statistics of the whole "
             "training set at the end, --config.train.recompute_batch_stats=-1; statistics frozen "
             "at those of trained weights, --config.model.norm.frozen=True"
+        )
+    updates = config.train.steps // config.optim.accumulate
+    if config.optim.warmup > updates:
+        log.console.print(
+            f"[yellow]optim.warmup is {config.optim.warmup}, but train.steps makes {updates} "
+            "updates: the learning rate never reaches its schedule"
         )
 
 
@@ -123,7 +141,8 @@ def initial_state(
       fresh: start from `train.init_from`, which a run that goes on has no need of.
 
     Raises:
-      ValueError: `loss.heads` names no output of the network, or the weights cannot be read.
+      ValueError: the network cannot be built, `loss.heads` names no output of it, or the weights
+        cannot be read.
     """
     key = jax.random.fold_in(jax.random.key(config.train.seed), 2**32 - 1)  # beyond all steps
     crop = config.augment.crop if min(config.augment.crop) else (64, 64)
@@ -186,14 +205,22 @@ def metadata(config: Config, dataset: datasets.Dataset) -> dict[str, Any]:
 def only_one(workdir: pathlib.Path) -> Iterator[None]:
     """Keeps other training runs out of the folder, as long as this process lives.
 
+    Of several processes the first one does; where it fails, the others end when they miss it.
+
     Raises:
-      ValueError: there is another one.
+      ValueError: there is another one, or the folder cannot be written.
     """
     if jax.process_index() != 0:
         yield
         return
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / ".lock").open("w") as file:
+    with contextlib.ExitStack() as stack:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((workdir / ".lock").open("w"))
+        except OSError as error:
+            raise ValueError(
+                f"--workdir {workdir} cannot be written: {error.strerror}; choose another"
+            ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

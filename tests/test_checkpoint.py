@@ -82,14 +82,20 @@ def test_missing_and_damaged_checkpoints_are_named(tmp_path):
         checkpoint.Checkpoints(tmp_path / "nowhere", read_only=True)
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 1)
-    for part in (tmp_path / "checkpoints/1/state").rglob("*"):
-        if part.is_file():
-            part.write_bytes(b"")
+    files = [p for p in (tmp_path / "checkpoints/1/state").rglob("*") if p.is_file()]
+    for part in files:
+        part.write_bytes(part.read_bytes()[:-9])
     with (
         checkpoint.Checkpoints(tmp_path) as checkpoints,
         pytest.raises(ValueError, match="checkpoints/1 cannot be read"),
     ):
         checkpoints.restore(1, a_state())
+    files[0].write_bytes(b"")
+    for read_only in (False, True):
+        with pytest.raises(
+            ValueError, match=r"checkpoints/1 is damaged: state/.* is empty; remove"
+        ):
+            checkpoint.Checkpoints(tmp_path, read_only=read_only)
 
 
 def test_another_network_is_refused(tmp_path):

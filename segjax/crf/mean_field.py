@@ -489,7 +489,7 @@ def plan(
 ) -> int:
     """Counts the lattice vertices of an image; returns the capacity to pass to `mean_field`.
 
-    Capacities come from a short list, so that images of one size share few programs. Runs on the
+    Capacities come from a list, so that images of one size share few programs. Runs on the
     host, outside a compiled program; for many images, plan for a typical one and leave a margin.
 
     Args:
@@ -499,7 +499,7 @@ def plan(
       growth: ratio of a capacity to the one before it in the list, above 1. Large ratios make few
         programs, small ones fast programs.
     """
-    if growth <= 1:
+    if not 1 < growth < math.inf:
         raise ValueError(f"growth is {growth}; it is above 1, for example 2")
     if np.ndim(image) not in (3, 4) or image.shape[-1] != 3:
         raise ValueError(f"image has shape {np.shape(image)}; it is [H, W, 3] or [B, H, W, 3]")
