@@ -265,7 +265,8 @@ class _Mine:
     share: int  # how many of them
 
     def __len__(self) -> int:
-        return len(self.order) // self.batch_size * self.share
+        endless = 2**53  # grain divides lengths as floats, which are exact up to here
+        return min(len(self.order), endless) // self.batch_size * self.share
 
     def __getitem__(self, index: int) -> Any:
         batch, place = divmod(index, self.share)

@@ -102,10 +102,11 @@ def test_images_come_padded_right_and_below(prepared, data):
         assert (image[outside] == (124, 116, 104)).all()
 
 
-def test_every_epoch_holds_every_image_once_and_differs(prepared, data):
-    """Nine images in batches of four: 36 of them are four epochs, and nothing is dropped."""
-    with train(prepared, data) as batches:
-        ids = [i for _ in range(9) for i in next(batches).ids]
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_every_epoch_holds_every_image_once_and_differs(prepared, data, batch_size):
+    """Nine images, 36 of them in batches: four epochs, and nothing is dropped."""
+    with train(prepared, data, batch_size=batch_size) as batches:
+        ids = [i for _ in range(36 // batch_size) for i in next(batches).ids]
     epochs = [ids[start : start + 9] for start in range(0, 36, 9)]
     assert all(sorted(epoch) == [f"{i:03d}" for i in range(9)] for epoch in epochs)
     assert len(set(map(tuple, epochs))) == 4
