@@ -149,7 +149,10 @@ def crf_kernels(
     if isinstance(choice, str):
         known = {**own, **crf.PRESETS}
         if choice not in known:
-            hints = {"tuned": "segjax tune-crf makes it", "learnt": "--config.crf.learn=True does"}
+            hints = {
+                "tuned": "segjax tune-crf makes 'tuned'",
+                "learnt": "'learnt' is of a run with --config.crf.learn=True",
+            }
             hint = f"; {hints[choice]}" if choice in hints else ""
             raise ValueError(f"crf={choice!r}; accepted are {', '.join(known)}{hint}")
         return known[choice]
