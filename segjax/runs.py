@@ -148,6 +148,8 @@ def initial_state(
     crop = config.augment.crop if min(config.augment.crop) else (64, 64)
     try:
         variables = state.init_variables(config.model, key, crop, config.crf)
+        if not all(leaf.size for leaf in jax.tree.leaves(variables)):
+            raise ValueError("a layer has no channels")
     except (ValueError, TypeError, ArithmeticError) as error:
         fields = config_lib.to_dict(config)["model"]
         given = ", ".join(f"{k}={v}" for k, v in fields.items() if not isinstance(v, dict))
