@@ -18,8 +18,12 @@ import sys
 
 from absl import app, flags, logging
 
-import segjax.flags
-from segjax import checkpoint, crf, inference, log, protocols, runs, submission
+from segjax import checkpoint, crf, log
+from segjax import training as runs
+from segjax.cli import overrides
+from segjax.predict import label_files as submission
+from segjax.predict import program as inference
+from segjax.predict import protocols
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run of train.py.")
 SPLIT = flags.DEFINE_string(
@@ -80,14 +84,14 @@ def evaluate(config: runs.Config, workdir: pathlib.Path) -> None:
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the flags; `--config.field=value` changes the configuration of the run."""
-    workdir = segjax.flags.value_of(argv, "workdir")
+    workdir = overrides.value_of(argv, "workdir")
     try:
         if workdir is None and not {"--help", "--helpfull", "--helpshort", "-h"} & set(argv):
             raise ValueError("--workdir is missing; give the folder of a run of train.py")
         config = runs.read_config(workdir) if workdir else None
     except ValueError as error:
         sys.exit(f"eval.py: {error}")
-    return segjax.flags.parse(argv, config)
+    return overrides.parse(argv, config)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-import segjax.flags
-from segjax import checkpoint, log, optim, runs, steps
+from segjax import checkpoint, log, optim, steps
+from segjax import training as runs
+from segjax.cli import overrides
 from segjax.config import Config
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
@@ -228,4 +229,4 @@ def join() -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=segjax.flags.parse)
+    app.run(main, flags_parser=overrides.parse)

@@ -52,7 +52,8 @@ import numpy as np
 import rich.console
 import rich.table
 
-from segjax import crf, pictures
+from segjax import crf
+from segjax.report import pictures
 
 GPU = jax.default_backend() != "cpu"
 GOLDEN = pathlib.Path(__file__).parents[1] / "tests/crf/golden"

@@ -34,10 +34,11 @@ import rich.console
 import rich.table
 from models import GPU, Peer
 
-from segjax import inputs, state
 from segjax import models as nets
+from segjax import state
 from segjax.config import Config, Loss
-from segjax.predict import Segmenter
+from segjax.predict import images as inputs
+from segjax.predict.segmenter import Segmenter
 
 CRF = "deeplab_v2_resnet101"
 # The network, and whether its paper aligns corners when it upsamples the logits.

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from segjax import optim, refinement
+from segjax import crf_rnn as refinement
+from segjax import optim
 from segjax.config import CRF, Config
 
 FROZEN_NORM = r"(^|/)bn[^/]*/"  # the affine parameters of BatchNorm layers

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from segjax import augment, losses, metrics, refinement
+from segjax import augment, losses, metrics
+from segjax import crf_rnn as refinement
 from segjax import state as state_lib
 from segjax.config import Config
 from segjax.state import TrainState

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from segjax import config as config_lib
-from segjax import predict
 from segjax.config import Config
 from segjax.models import DeepLabV2ResNet, SegNet
+from segjax.predict import segmenter as predict
 
 
 def test_json_round_trip_keeps_every_field():

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax import checkpoint, models, optim, refinement, state, steps
+from segjax import checkpoint, models, optim, state, steps
 from segjax import config as config_lib
+from segjax import crf_rnn as refinement
 from segjax.config import Config
 from segjax.data.datasets import DATASETS
 from tests.models.fill import random_variables

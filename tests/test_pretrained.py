@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import segjax
 from segjax import config, losses, models, pretrained
+from segjax.cli import convert as program
 from segjax.models import vgg
-from segjax.pretrained import __main__ as program
 from segjax.pretrained import caffe, files, sources
 from tests.reference import caffemodel, cases, fill, training
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from segjax.crf.boundary import fence, runtime_true
+from segjax.crf.fence import fence, runtime_true
 
 LARGE = np.float32(3e38)
 

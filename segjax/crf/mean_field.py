@@ -25,7 +25,7 @@ import numpy as np
 from jax import Array, lax
 
 from segjax.crf import checks, exact, lattice, nystrom, spatial
-from segjax.crf.boundary import runtime_true
+from segjax.crf.fence import runtime_true
 from segjax.crf.kernels import Features, Kernel, Spatial, extent, features
 
 NORMALIZATIONS = ("symmetric", "after", "before", "none")

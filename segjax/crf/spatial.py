@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from segjax.crf import lattice
-from segjax.crf.boundary import fence
+from segjax.crf.fence import fence
 from segjax.crf.kernels import positions
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from segjax import pictures
-from segjax.evaluate import Example
+from segjax.evaluate.scoring import Example
+from segjax.report import pictures
 
 LONGEST = 640  # pixels of a picture's longer side
 QUALITY = 85  # of the JPEG files

@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 import pytest
 
-from segjax import inputs
 from segjax.config import Data
 from segjax.data import datasets
 from segjax.data.builders.base import SegmentationBuilder
 from segjax.data.images import DataError, read_image, read_label
+from segjax.predict import images as inputs
 from tests.data.files import blocks, folder, jpeg, picture, write
 
 SMALL = "train=6,val=3,height=24,width=32"

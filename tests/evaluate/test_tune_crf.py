@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 
 import segjax
-from segjax import checkpoint, cli, crf, inference, log, metrics, runs, state, tune
+from segjax import checkpoint, crf, log, metrics, state
+from segjax import training as runs
+from segjax.cli import main as cli
 from segjax.config import Config, Data, Eval, Input
 from segjax.data import datasets
-from segjax.evaluate import Evaluation
+from segjax.evaluate import tune_crf as tune
+from segjax.evaluate.scoring import Evaluation
 from segjax.models import SegNetBasic
+from segjax.predict import program as inference
 
 IMAGES = 3
 

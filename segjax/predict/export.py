@@ -28,11 +28,13 @@ import numpy as np
 import safetensors.numpy
 from jax import export as jax_export
 
-from segjax import inference, predict, protocols
-from segjax.inference import Kernels, Size
-from segjax.labelmaps import whole_file
+from segjax.predict import program as inference
+from segjax.predict import protocols
+from segjax.predict import segmenter as predict
+from segjax.predict.prediction import whole_file
+from segjax.predict.program import Kernels, Size
+from segjax.predict.protocols import Protocol
 from segjax.pretrained.files import flatten, unflatten
-from segjax.protocols import Protocol
 
 MULTIPLE = 32  # pixels; images of open size are filled up to it, the coarsest grid of a network
 PLATFORMS = ("cpu", "cuda", "tpu")

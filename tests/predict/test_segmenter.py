@@ -14,22 +14,14 @@ import pytest
 from PIL import Image
 
 import segjax
-from segjax import (
-    checkpoint,
-    config,
-    crf,
-    inference,
-    labelmaps,
-    models,
-    predict,
-    pretrained,
-    protocols,
-    refinement,
-    state,
-    steps,
-)
+from segjax import checkpoint, config, crf, models, pretrained, state, steps
+from segjax import crf_rnn as refinement
 from segjax.models import segnet
-from segjax.protocols import Protocol
+from segjax.predict import prediction as labelmaps
+from segjax.predict import program as inference
+from segjax.predict import protocols
+from segjax.predict import segmenter as predict
+from segjax.predict.protocols import Protocol
 
 CLASSES = ("sky", "road", "car", "tree", "void-like")
 RADIUS = 53  # pixels that SegNet-Basic sees to each side (106 in all)

@@ -5,11 +5,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax import evaluate, labelmaps, predict, protocols, runs, state, steps, submission
+from segjax import state, steps
+from segjax import training as runs
 from segjax.config import Config, Data, Eval
 from segjax.data import datasets, pipeline
 from segjax.data.builders import cityscapes
+from segjax.evaluate import scoring as evaluate
 from segjax.models import SegNetBasic
+from segjax.predict import label_files as submission
+from segjax.predict import prediction as labelmaps
+from segjax.predict import protocols
+from segjax.predict import segmenter as predict
 from tests.data.files import blocks, jpeg, picture, png, write
 
 SIZES = ((32, 48), (24, 48), (32, 40), (30, 46), (28, 33))

@@ -12,11 +12,13 @@ import numpy as np
 import rich.table
 from jax.experimental import multihost_utils
 
-from segjax import inference, refinement, steps
+from segjax import crf_rnn as refinement
+from segjax import steps
 from segjax.config import Config
+from segjax.crf_rnn import Kernels
 from segjax.metrics import Scores, boundary_f1
-from segjax.protocols import Protocol
-from segjax.refinement import Kernels
+from segjax.predict import program as inference
+from segjax.predict.protocols import Protocol
 
 Row = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # id, image, label, prediction
 

@@ -14,9 +14,11 @@ import cv2
 import numpy as np
 import pytest
 
-from segjax import evaluate, metrics, report, runs
+from segjax import metrics, report
+from segjax import training as runs
 from segjax.config import Config, Data, to_dict
 from segjax.data import datasets
+from segjax.evaluate import scoring as evaluate
 from segjax.models import SegNetBasic
 from segjax.report import charts, gallery
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax import inputs
 from segjax.data.images import read_image, write_png
+from segjax.predict import images as inputs
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 18, 3)).astype(np.uint8)
 

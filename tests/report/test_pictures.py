@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segjax import pictures
+from segjax.report import pictures
 
 PALETTE = ((255, 0, 0), (0, 0, 255))
 

@@ -14,10 +14,14 @@ import pytest
 from PIL import Image
 
 import segjax
-from segjax import checkpoint, cli, inference, labelmaps, state, submission
+from segjax import checkpoint, state
+from segjax.cli import main as cli
 from segjax.config import Config, Data, Input, to_dict
 from segjax.data import datasets
 from segjax.models import SegNetBasic
+from segjax.predict import label_files as submission
+from segjax.predict import prediction as labelmaps
+from segjax.predict import program as inference
 
 
 def save_run(folder, classes, palette):
@@ -386,7 +390,7 @@ def test_convert_has_its_own_arguments(tmp_path, capsys):
 def test_help_has_examples_and_imports_nothing_slow(command):
     code = (
         "import sys\n"
-        "from segjax import cli\n"
+        "from segjax.cli import main as cli\n"
         "try: cli.main(sys.argv[1:])\n"
         "except SystemExit as stop: code = stop.code\n"
         "slow = {'jax', 'numpy', 'tensorflow_datasets'} & set(sys.modules)\n"

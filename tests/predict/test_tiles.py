@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax import tiles
+from segjax.predict import tiles
 
 TILE, OVERLAP, CLASSES = 96, 32, 3
 STEP = TILE - OVERLAP

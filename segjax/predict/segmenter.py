@@ -22,25 +22,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import (
-    augment,
-    checkpoint,
-    inference,
-    inputs,
-    models,
-    pretrained,
-    protocols,
-    state,
-    tiles,
-)
+from segjax import augment, checkpoint, models, pretrained, state
 from segjax import config as config_lib
 from segjax.config import Config
-from segjax.inference import Kernels, Size
-from segjax.inputs import Picture
-from segjax.labelmaps import Prediction, label_type, voc_palette, write_npy
 from segjax.models import segnet
+from segjax.predict import images as inputs
+from segjax.predict import program as inference
+from segjax.predict import protocols, tiles
+from segjax.predict.images import Picture
+from segjax.predict.prediction import Prediction, label_type, voc_palette, write_npy
+from segjax.predict.program import Kernels, Size
+from segjax.predict.protocols import Protocol
 from segjax.pretrained.files import WEIGHTS
-from segjax.protocols import Protocol
 
 # Sides of the square canvases, one more where corners are aligned: 513 is the papers' for VOC.
 SIDES = (256, 512, 768, 1152)

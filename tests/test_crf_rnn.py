@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from segjax import config as config_lib
-from segjax import crf, inference, refinement, state, steps
-from segjax.protocols import Protocol
+from segjax import crf, state, steps
+from segjax import crf_rnn as refinement
+from segjax.predict import program as inference
+from segjax.predict.protocols import Protocol
 from tests.test_steps import Net
 
 CRF = config_lib.CRF(learn=True, w1=2.0, alpha=10.0, beta=20.0, w2=1.0, gamma=2.0)

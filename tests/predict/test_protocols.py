@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax import models, protocols, state
+from segjax import models, state
 from segjax.config import Input
-from segjax.protocols import MULTI_SCALE, PROTOCOLS, Protocol
+from segjax.predict import protocols
+from segjax.predict.protocols import MULTI_SCALE, PROTOCOLS, Protocol
 
 CLASSES, STRIDE = 4, 4
 FILL = (10.0, 120.0, 240.0)

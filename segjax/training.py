@@ -12,24 +12,15 @@ import jax
 import numpy as np
 import optax
 
-from segjax import (
-    augment,
-    checkpoint,
-    evaluate,
-    log,
-    pictures,
-    predict,
-    pretrained,
-    report,
-    state,
-    steps,
-)
+from segjax import augment, checkpoint, log, pretrained, report, state, steps
 from segjax import config as config_lib
 from segjax.config import Config
+from segjax.crf_rnn import Kernels
 from segjax.data import datasets, pipeline
-from segjax.protocols import Protocol
-from segjax.refinement import Kernels
-from segjax.report import gallery
+from segjax.evaluate import scoring as evaluate
+from segjax.predict import segmenter as predict
+from segjax.predict.protocols import Protocol
+from segjax.report import gallery, pictures
 
 
 def read_config(workdir: str) -> Config:

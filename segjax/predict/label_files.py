@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from segjax.data.builders import cityscapes
-from segjax.labelmaps import save_labels
+from segjax.predict.prediction import save_labels
 
 Write = Callable[[str, np.ndarray], None]
 

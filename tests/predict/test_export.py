@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from segjax import config, crf, export, labelmaps, models, predict, state
-from segjax.protocols import Protocol
+from segjax import config, crf, models, state
+from segjax.predict import export
+from segjax.predict import prediction as labelmaps
+from segjax.predict import segmenter as predict
+from segjax.predict.protocols import Protocol
 
 # What README.md shows, and a check that nothing of segjax, Flax or Orbax is needed.
 LOADER = """

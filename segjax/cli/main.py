@@ -90,7 +90,12 @@ def predict(arguments: argparse.Namespace) -> int:
     import warnings
 
     import segjax
-    from segjax import inference, inputs, log, pictures, protocols, submission
+    from segjax import log
+    from segjax.predict import images as inputs
+    from segjax.predict import label_files as submission
+    from segjax.predict import program as inference
+    from segjax.predict import protocols
+    from segjax.report import pictures
 
     warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a file is told at the end
     protocol = protocols.find(arguments.protocol)
@@ -132,8 +137,10 @@ def plan(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from segjax import config as config_lib
-    from segjax import flags, log, runs
+    from segjax import log
     from segjax import plan as plan_lib
+    from segjax import training as runs
+    from segjax.cli import overrides as flags
 
     config = flags.read(arguments.config, arguments.changes)
     config_lib.check(config)
@@ -194,7 +201,7 @@ def report(arguments: argparse.Namespace) -> None:
 
 def export(arguments: argparse.Namespace) -> None:
     """Writes a network as a program that JAX alone runs."""
-    from segjax import export as export_lib
+    from segjax.predict import export as export_lib
 
     files = export_lib.export(
         arguments.run_folder,
@@ -214,7 +221,7 @@ def tune_crf(arguments: argparse.Namespace) -> None:
     """Searches the parameters of a CRF behind a network."""
     from rich.console import Console
 
-    from segjax import tune
+    from segjax.evaluate import tune_crf as tune
 
     given = {name: getattr(arguments, name) for name in ("w1", "alpha", "beta")}
     tuned = tune.tune(
@@ -239,7 +246,7 @@ def tune_crf(arguments: argparse.Namespace) -> None:
 
 def convert(arguments: argparse.Namespace) -> None:
     """Converts a published file of weights."""
-    from segjax.pretrained import __main__ as program
+    from segjax.cli import convert as program
 
     given = program.parser("segjax convert").parse_args(arguments.own)
     program.convert(**vars(given))

@@ -8,8 +8,9 @@ import pytest
 import rich.console
 
 from segjax import config as config_lib
-from segjax import crf, evaluate, metrics, state, steps
-from segjax.protocols import Protocol
+from segjax import crf, metrics, state, steps
+from segjax.evaluate import scoring as evaluate
+from segjax.predict.protocols import Protocol
 from tests.test_steps import Net
 
 

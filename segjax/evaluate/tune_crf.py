@@ -23,21 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 import rich.table
 
-from segjax import (
-    checkpoint,
-    config,
-    crf,
-    inference,
-    log,
-    metrics,
-    protocols,
-    refinement,
-    runs,
-    steps,
-)
+from segjax import checkpoint, config, crf, log, metrics, steps
+from segjax import crf_rnn as refinement
+from segjax import training as runs
 from segjax.data import datasets, pipeline
-from segjax.evaluate import Evaluation
-from segjax.labelmaps import whole_file
+from segjax.evaluate.scoring import Evaluation
+from segjax.predict import program as inference
+from segjax.predict import protocols
+from segjax.predict.prediction import whole_file
 
 Point = dict[str, float]  # by inference.LETTERS; with "mean_iou" when it was tried
 SHOWN = 10  # points in the table

@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import crf, protocols, refinement, tiles
+from segjax import crf
+from segjax import crf_rnn as refinement
 from segjax.config import Config
-from segjax.labelmaps import label_type
-from segjax.protocols import Protocol
-from segjax.refinement import Kernels
+from segjax.crf_rnn import Kernels
+from segjax.predict import protocols, tiles
+from segjax.predict.prediction import label_type
+from segjax.predict.protocols import Protocol
 
 Size = tuple[int, int]  # height, width in pixels
 

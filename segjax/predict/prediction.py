@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from segjax.pictures import VOID_COLOUR
+from segjax.report.pictures import VOID_COLOUR
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

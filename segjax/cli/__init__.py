@@ -1,0 +1,1 @@
+"""The command `segjax`, a file for each of its commands."""
