@@ -1,7 +1,6 @@
-"""What a run leaves for people: a progress bar, metrics.csv, TensorBoard events, JSON files."""
+"""What a run leaves for people: a progress bar, metrics.csv and TensorBoard events."""
 
 import csv
-import json
 import os
 import pathlib
 import platform
@@ -80,30 +79,6 @@ def progress() -> rich.progress.Progress:
         console=console,
         disable=jax.process_index() != 0,
     )
-
-
-def write_json(path: pathlib.Path, values: Any) -> None:
-    """Writes JSON atomically.
-
-    Raises:
-      ValueError: the file cannot be written.
-    """
-    write_text(path, json.dumps(values, indent=1) + "\n")
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes text atomically.
-
-    Raises:
-      ValueError: the file cannot be written.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text)
-        part.replace(path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def environment() -> dict[str, Any]:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 
-from segjax import augment, checkpoint, log, pretrained, report, state, steps
+from segjax import augment, checkpoint, files, log, pretrained, report, state, steps
 from segjax import config as config_lib
 from segjax.config import Config
 from segjax.crf_rnn import Kernels
@@ -249,8 +249,8 @@ def begin(config: Config, workdir: pathlib.Path, step: int) -> None:
         changed = f"; changed: {', '.join(changes)}" if changes else ""
         log.console.print(f"{workdir}: going on after step {step}{changed}", highlight=False)
     if jax.process_index() == 0:
-        log.write_json(path, values)
-        log.write_json(workdir / "env.json", log.environment())
+        files.write_json(path, values)
+        files.write_json(workdir / "env.json", log.environment())
 
 
 def evaluator(
@@ -370,11 +370,11 @@ def write_evaluation(
         pixels = np.asarray(prepared.summaries[config.data.train_split].pixels)
         pixels = pixels[: dataset.num_classes]
         values["train_share"] = (pixels / max(pixels.sum(), 1)).tolist()
-    log.write_json(folder / "eval" / f"{name}.json", values)
-    log.write_text(folder / "eval" / f"{name}.csv", result.to_csv(dataset.classes))
+    files.write_json(folder / "eval" / f"{name}.json", values)
+    files.write_text(folder / "eval" / f"{name}.csv", result.to_csv(dataset.classes))
     if chart := report.trimap_chart(values):
-        log.write_text(folder / "eval" / f"{name}_trimap.svg", chart)
-        log.write_text(folder / "eval" / f"{name}_trimap.csv", result.trimap_csv())
+        files.write_text(folder / "eval" / f"{name}_trimap.svg", chart)
+        files.write_text(folder / "eval" / f"{name}_trimap.csv", result.trimap_csv())
     if not result.rows:
         return None
     sheet = pictures.sheet(result.rows, dataset.classes, dataset.palette)

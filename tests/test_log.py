@@ -2,7 +2,6 @@ import csv
 import json
 
 import numpy as np
-import pytest
 
 from segjax import log
 
@@ -27,14 +26,6 @@ def test_rows_after_the_step_gone_on_from_are_dropped(tmp_path):
         {"step": "6", "loss": "9.0"},
     ]
     assert list((tmp_path / "tb").glob("events.out.tfevents*"))
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path):
-    log.write_json(tmp_path / "a" / "b.json", {"x": [1, None]})
-    assert json.loads((tmp_path / "a" / "b.json").read_text()) == {"x": [1, None]}
-    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.json"]
-    with pytest.raises(ValueError, match=r"b.json/c.json cannot be written"):
-        log.write_json(tmp_path / "a" / "b.json" / "c.json", {})
 
 
 def test_environment_names_versions_and_devices():

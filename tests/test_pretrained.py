@@ -505,7 +505,7 @@ def test_a_folder_is_written_whole_or_found_out(tmp_path: pathlib.Path, monkeypa
         variables = {"params": {"a": np.full(3, value, np.float32)}}
         pretrained.save_weights(tmp_path / f"run{value}", variables, {"value": value})
     monkeypatch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(ValueError, match="cannot be written: full"):
         pretrained.save_weights(tmp_path / "run1", {"params": {"a": np.zeros(3)}}, {})
     loaded, metadata = pretrained.load_weights(tmp_path / "run1")
     assert (loaded["params"]["a"] == 1).all() and metadata["value"] == 1

@@ -21,6 +21,7 @@ from segjax.data.builders import ade20k, camvid, cityscapes, folder, shapes, voc
 from segjax.data.builders.base import Colour, SegmentationBuilder
 from segjax.data.examples import Summary
 from segjax.data.labels import IGNORE, parse_label_map
+from segjax.files import write_json
 
 FORMAT = 2  # of the prepared folder; another number prepares again
 SUMMARY = "summary.json"
@@ -304,7 +305,7 @@ def _write(builder: SegmentationBuilder, final: pathlib.Path) -> bool:
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
             folder = builder.write(unfinished)
-            (folder / SUMMARY).write_text(json.dumps(dataclasses.asdict(builder.summary)))
+            write_json(folder / SUMMARY, dataclasses.asdict(builder.summary))
             folder.rename(final)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)

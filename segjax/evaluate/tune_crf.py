@@ -28,9 +28,9 @@ from segjax import crf_rnn as refinement
 from segjax import training as runs
 from segjax.data import datasets, pipeline
 from segjax.evaluate.scoring import Evaluation
+from segjax.files import whole_file, write_json
 from segjax.predict import program as inference
 from segjax.predict import protocols
-from segjax.predict.prediction import whole_file
 
 Point = dict[str, float]  # by inference.LETTERS; with "mean_iou" when it was tried
 SHOWN = 10  # points in the table
@@ -168,7 +168,7 @@ def tune(
         "mean_iou": evaluation.refined.scores.mean_iou,
         "mean_iou_without": evaluation.scores.mean_iou,
     }
-    log.write_json(path, {**best, **scores, **about, "command": log.command()})
+    write_json(path, {**best, **scores, **about, "command": log.command()})
     return Tuned(points, evaluation, prepared.dataset.classes, path)
 
 
@@ -274,7 +274,7 @@ def search(
                     bar.advance(task)
                 mean_iou = metrics.Scores(total).mean_iou
                 tried[tuple(point.values())] = {**point, "mean_iou": mean_iou}
-                log.write_json(path, list(tried.values()))
+                write_json(path, list(tried.values()))
                 best = max(p["mean_iou"] for p in tried.values())
                 bar.update(task, text=f"best {100 * best:.2f}")
             in_grid += [tried[tuple(p.values())] for p in points]

@@ -28,10 +28,10 @@ import numpy as np
 import safetensors.numpy
 from jax import export as jax_export
 
+from segjax.files import write_bytes
 from segjax.predict import program as inference
 from segjax.predict import protocols
 from segjax.predict import segmenter as predict
-from segjax.predict.prediction import whole_file
 from segjax.predict.program import Kernels, Size
 from segjax.predict.protocols import Protocol
 from segjax.pretrained.files import flatten, unflatten
@@ -111,8 +111,7 @@ def export(
         host = {name: np.asarray(array) for name, array in arrays.items()}
         files[path.with_suffix(".safetensors")] = safetensors.numpy.save(host)
     for file, content in files.items():
-        with whole_file(file) as opened:
-            opened.write(content)
+        write_bytes(file, content)
     return list(files)
 
 

@@ -1,16 +1,15 @@
 """Label maps: what a network says about a picture, and its files."""
 
-import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import BinaryIO
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from PIL import Image
 
+from segjax.files import whole_file
 from segjax.report.pictures import VOID_COLOUR
 
 
@@ -105,23 +104,6 @@ def voc_palette(number: int) -> tuple[tuple[int, int, int], ...]:
 def label_type(num_classes: int) -> type[np.unsignedinteger]:
     """Returns the type of the ids of so many classes."""
     return np.uint8 if num_classes <= 255 else np.uint16
-
-
-@contextlib.contextmanager
-def whole_file(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """Opens a file that appears under its name when it is complete, or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            try:
-                yield file
-            except BaseException:
-                part.unlink()
-                raise
-        part.replace(path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def write_npy(

@@ -17,6 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from segjax.files import write_bytes, write_text
 from segjax.pretrained import caffe
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
@@ -64,23 +65,14 @@ def save_weights(
       metadata: JSON values.
     """
     folder = pathlib.Path(path).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
     arrays = {
         name: np.ascontiguousarray(jax.device_get(leaf))
         for name, leaf in flatten(variables).items()
     }
     weights = safetensors.numpy.save(arrays)
     text = json.dumps({**metadata, "weights_sha256": hashlib.sha256(weights).hexdigest()}, indent=2)
-    for name, content in ((WEIGHTS, weights), (CONFIG, text.encode())):
-        temporary = folder / f".{name}.{os.getpid()}"
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+    write_bytes(folder / WEIGHTS, weights)
+    write_text(folder / CONFIG, text)
 
 
 def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:

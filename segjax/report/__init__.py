@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from segjax import log
+from segjax.files import write_text
 from segjax.report import charts
 from segjax.report.published import PUBLISHED
 
@@ -40,7 +40,7 @@ def write(workdir: pathlib.Path, name: str | None = None) -> pathlib.Path:
     """
     page = render(**read(workdir, name))
     path = workdir / "report.html"
-    log.write_text(path, page)
+    write_text(path, page)
     return path
 
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from segjax.evaluate.scoring import Example
+from segjax.files import write_bytes
 from segjax.report import pictures
 
 LONGEST = 640  # pixels of a picture's longer side
@@ -50,7 +51,7 @@ def write(
             ):
                 entry[key + suffix] = None if np.isnan(value) else value
         for ending, content in files.items():
-            _write(folder / f"{name}.{ending}", content)
+            write_bytes(folder / f"{name}.{ending}", content)
         entries.append(entry)
     return entries
 
@@ -84,11 +85,3 @@ def _encode(ending: str, picture: np.ndarray, options: list[int]) -> bytes:
     done, encoded = cv2.imencode(ending, picture, options)
     assert done
     return encoded.tobytes()
-
-
-def _write(path: pathlib.Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}") from error

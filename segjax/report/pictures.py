@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from segjax.files import write_bytes
+
 VOID_COLOUR = (224, 224, 192)  # of PASCAL VOC
 RIGHT, WRONG = (40, 160, 70), (220, 40, 40)
 _FONT, _TEXT, _PAPER = cv2.FONT_HERSHEY_SIMPLEX, (30, 30, 30), 255
@@ -64,13 +66,7 @@ def write(path: pathlib.Path, picture: np.ndarray) -> None:
     """
     done, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     assert done
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(encoded.tobytes())
-        part.replace(path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
+    write_bytes(path, encoded.tobytes())
 
 
 def _fit(picture: np.ndarray, width: int) -> int:

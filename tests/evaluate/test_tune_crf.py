@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import segjax
-from segjax import checkpoint, crf, log, metrics, state
+from segjax import checkpoint, crf, metrics, state
 from segjax import training as runs
 from segjax.cli import main as cli
 from segjax.config import Config, Data, Eval, Input
@@ -57,7 +57,7 @@ def sensible(path, seed):
 
 def test_a_search_that_was_stopped_goes_on_and_is_what_prediction_uses(run, monkeypatch, capsys):
     tried = []
-    real = log.write_json
+    real = tune.write_json
 
     def write(path, values):
         real(path, values)
@@ -66,7 +66,7 @@ def test_a_search_that_was_stopped_goes_on_and_is_what_prediction_uses(run, monk
             if len(tried) == 1:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(log, "write_json", write)
+    monkeypatch.setattr(tune, "write_json", write)
     command = ["tune-crf", str(run), "--images", str(IMAGES), "--finer", "1"]
     command += ["--w1", "2", "4", "--alpha", "10", "--beta", "10"]
     assert cli.main(command) == cli.INTERRUPTED
