@@ -4,8 +4,8 @@ The configuration is the one the run was trained with; --config.data.dir=... and
 it: --config.eval.boundary_f1=True measures along boundaries, --config.eval.trimap_widths="(2,5,10)"
 in bands around void pixels. --protocol=deeplab_v3 and others predict as that paper does.
 --crf=deeplab_v2_resnet101 and others score what a fully connected CRF makes of it beside it;
---crf=auto takes the parameters of the run (learnt with it, or tuned by `segjax tune-crf`), else
-those of the protocol or of the network's paper. A CRF learnt with the network is always there,
+--crf or --crf=auto takes the CRF of the run (learnt with it, or tuned by `segjax tune-crf`), else
+that of the protocol or of the network's paper. A CRF learnt with the network is always used,
 unless --crf=none.
 
 Prints a table with a row per class, and writes eval/ (JSON, CSV, the trimap curve), images/ and
@@ -20,10 +20,9 @@ from absl import app, flags, logging
 
 from segjax import checkpoint, crf, log
 from segjax import training as runs
-from segjax.cli import overrides
+from segjax.cli import arguments, overrides
+from segjax.predict import crf_choice, protocols
 from segjax.predict import label_files as submission
-from segjax.predict import program as inference
-from segjax.predict import protocols
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run of train.py.")
 SPLIT = flags.DEFINE_string(
@@ -56,9 +55,8 @@ def evaluate(config: runs.Config, workdir: pathlib.Path) -> None:
         step = checkpoints.find(STEP.value)
         variables = checkpoints.variables(step)
     protocol = protocols.find(PROTOCOL.value)
-    choice = {"auto": True, "none": False}.get(CRF.value, CRF.value)
-    own = inference.own_crfs(config, variables, workdir)
-    kernels = inference.crf_kernels(choice, protocol, config.model, own)
+    own = crf_choice.own_crfs(config, variables, workdir)
+    kernels = crf_choice.choose(CRF.value, protocol, config.model, own)
     split = SPLIT.value or config.data.val_split
     prepared = runs.prepare(config, [split])
     dataset = prepared.dataset
@@ -84,6 +82,7 @@ def evaluate(config: runs.Config, workdir: pathlib.Path) -> None:
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the flags; `--config.field=value` changes the configuration of the run."""
+    argv = arguments.with_names(argv)
     workdir = overrides.value_of(argv, "workdir")
     try:
         if workdir is None and not {"--help", "--helpfull", "--helpshort", "-h"} & set(argv):

@@ -107,18 +107,19 @@ def measure(name: str, image: np.ndarray, rounds: int, threads: int) -> list[dic
         calls["pydensecrf"] = lambda: pydensecrf_labels(probs, image)
 
     rows = []
-    for crf in (False, CRF):
-        label = "with CRF" if crf else "network"
+    for crf in ("none", CRF):
+        refined = crf != "none"
+        label = "with CRF" if refined else "network"
         calls[label] = lambda crf=crf: seg(image, canvas=canvas, crf=crf).labels
         with compiling() as seconds:
             start = time.perf_counter()
             found = calls[label]()
             first = time.perf_counter() - start
-        if peer and not crf:
+        if peer and not refined:
             equal = (found == calls["torchvision"]()).mean()
             if equal < 0.999:
                 raise SystemExit(f"{name}: {1 - equal:.2%} of torchvision's labels are others")
-        about = {"network": name, "height": canvas[0], "width": canvas[1], "crf": bool(crf)}
+        about = {"network": name, "height": canvas[0], "width": canvas[1], "crf": refined}
         rows.append({**about, "compile_s": sum(seconds), "first_call_s": first})
     times = {key: [] for key in calls}
     for _ in range(rounds):

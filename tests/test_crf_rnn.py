@@ -11,6 +11,7 @@ import pytest
 from segjax import config as config_lib
 from segjax import crf, state, steps
 from segjax import crf_rnn as refinement
+from segjax.predict import crf_choice
 from segjax.predict import program as inference
 from segjax.predict.protocols import Protocol
 from tests.test_steps import Net
@@ -98,8 +99,8 @@ def test_evaluation_has_network_and_crf(trained):
     assert np.trace(refined_counts["all"]) > np.trace(counts["all"])
     assert refined_counts["all"].sum() == counts["all"].sum() == (given["label"] != 255).sum()
 
-    own = inference.own_crfs(config, variables, pathlib.Path("/none"))
-    found_kernels = inference.crf_kernels(None, Protocol(), config.model, own)
+    own = crf_choice.own_crfs(config, variables, pathlib.Path("/none"))
+    found_kernels = crf_choice.choose(None, Protocol(), config.model, own)
     labels, _ = inference.segment(
         variables,
         jnp.asarray(given["image"][0]),

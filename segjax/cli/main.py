@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
+from segjax.cli import arguments as shared
+
 # Everything slow to import is imported by the command that needs it.
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       0, 1 where some files failed, 2 for a mistake of the user's.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = shared.with_names(sys.argv[1:] if argv is None else argv)
     parser, commands = _parsers()
     if arguments[:1] == ["convert"]:  # it reads its arguments itself
         values, rest = argparse.Namespace(command="convert", run=convert, own=arguments[1:]), []
@@ -91,17 +93,16 @@ def predict(arguments: argparse.Namespace) -> int:
 
     import segjax
     from segjax import log
+    from segjax.predict import crf_choice, protocols
     from segjax.predict import images as inputs
     from segjax.predict import label_files as submission
-    from segjax.predict import program as inference
-    from segjax.predict import protocols
     from segjax.report import pictures
 
     warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a file is told at the end
     protocol = protocols.find(arguments.protocol)
     jobs = _jobs(arguments.images)
     seg = segjax.load(arguments.run_folder, step=arguments.step)
-    kernels = inference.crf_kernels(_crf(arguments), protocol, seg.config.model, seg.crfs)
+    kernels = crf_choice.choose(arguments.crf, protocol, seg.config.model, seg.crfs)
     out = pathlib.Path(arguments.out).expanduser()
     write = submission.writer(arguments.submission, out, seg.classes, seg.palette)
     failed: list[str] = []
@@ -208,7 +209,7 @@ def export(arguments: argparse.Namespace) -> None:
         pathlib.Path(arguments.file).expanduser(),
         size=None if arguments.size is None else _size("--size", arguments.size),
         protocol=arguments.protocol,
-        crf=_crf(arguments),
+        crf=arguments.crf,
         probs=arguments.probs,
         weights=arguments.weights,
         platforms=arguments.platforms,
@@ -241,7 +242,7 @@ def tune_crf(arguments: argparse.Namespace) -> None:
     console = Console()
     console.print(tuned.table())
     console.print(tuned.evaluation.table(tuned.classes, "the best point, as prediction runs it"))
-    print(f"{tuned.path} is what segjax predict --crf and eval.py --crf=tuned use")
+    print(f"{tuned.path} is what --crf=tuned uses, and --crf if no CRF was learnt")
 
 
 def convert(arguments: argparse.Namespace) -> None:
@@ -282,7 +283,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         "images", nargs="+", metavar="IMAGE_OR_FOLDER", help="folders are searched for pictures"
     )
     command.add_argument("--out", default="predictions", help="folder [predictions]")
-    _crf_arguments(command)
+    shared.crf(command)
     _protocol_argument(command)
     command.add_argument(
         "--overlay", action="store_true", help="also write each picture under its classes' colours"
@@ -338,7 +339,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     command.add_argument("file", metavar="FILE", help="of the program: model.stablehlo")
     command.add_argument("--size", metavar="HxW", help="pixels of the images [any]")
     _protocol_argument(command)
-    _crf_arguments(command, "; needs --size")
+    shared.crf(command, "; needs --size")
     command.add_argument("--probs", action="store_true", help="also return the probabilities")
     command.add_argument(
         "--weights",
@@ -386,27 +387,6 @@ def _protocol_argument(command: argparse.ArgumentParser) -> None:
         metavar="P",
         help="how a paper predicts: whole, deeplab_v2, deeplab_v3, pspnet, pspnet_ms, ... [whole]",
     )
-
-
-def _crf_arguments(command: argparse.ArgumentParser, needs: str = "") -> None:
-    command.add_argument(
-        "--crf", action="store_true", help=f"refine by the fully connected CRF{needs}"
-    )
-    command.add_argument(
-        "--crf-parameters",
-        metavar="NAME",
-        help=f"the CRF to refine by{needs}: learnt, tuned, none, deeplab_v2_resnet101, ... [with "
-        "--crf the first there is of the run's own, the protocol's and the paper's; without, that "
-        "learnt with the network, if any]",
-    )
-
-
-def _crf(arguments: argparse.Namespace) -> bool | str | None:
-    """The option `crf` of a prediction; None: as the network was trained."""
-    name = arguments.crf_parameters
-    if name is None:
-        return True if arguments.crf else None
-    return False if name == "none" else name
 
 
 def layout(folder: pathlib.Path) -> str:

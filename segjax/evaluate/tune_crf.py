@@ -29,10 +29,9 @@ from segjax import training as runs
 from segjax.data import datasets, pipeline
 from segjax.evaluate.scoring import Evaluation
 from segjax.files import whole_file, write_json
-from segjax.predict import program as inference
-from segjax.predict import protocols
+from segjax.predict import crf_choice, program, protocols
 
-Point = dict[str, float]  # by inference.LETTERS; with "mean_iou" when it was tried
+Point = dict[str, float]  # by crf_choice.LETTERS; with "mean_iou" when it was tried
 SHOWN = 10  # points in the table
 
 
@@ -86,7 +85,7 @@ class Grid:
 
     def _point(self, w1: float, alpha: float, beta: float) -> Point:
         values = (w1, alpha, beta, self.w2, self.gamma)
-        return dict(zip(inference.LETTERS, map(float, values), strict=True))
+        return dict(zip(crf_choice.LETTERS, map(float, values), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,12 +101,12 @@ class Tuned:
         """The best points, in per cent."""
         before = self.evaluation.scores.mean_iou
         table = rich.table.Table(title=f"CRF parameters, the best {SHOWN} of {len(self.points)}")
-        for heading in (*inference.LETTERS, "mean IoU", "change"):
+        for heading in (*crf_choice.LETTERS, "mean IoU", "change"):
             table.add_column(heading, justify="right")
         for point in self.points[:SHOWN]:
             change = point["mean_iou"] - before
             table.add_row(
-                *(f"{point[letter]:g}" for letter in inference.LETTERS),
+                *(f"{point[letter]:g}" for letter in crf_choice.LETTERS),
                 f"{100 * point['mean_iou']:.2f}",
                 f"{100 * change:+.2f}",
             )
@@ -160,9 +159,9 @@ def tune(
     samples = _Samples(folder, images, prepared.canvas(split))
     tried = search(samples, grid, settings.crf, prepared.dataset.num_classes, folder)
     points = sorted(tried, key=lambda point: -point["mean_iou"])
-    best = {letter: points[0][letter] for letter in inference.LETTERS}
+    best = {letter: points[0][letter] for letter in crf_choice.LETTERS}
     evaluation = compare(samples, best, settings.crf, prepared.dataset.num_classes)
-    path = workdir / inference.TUNED
+    path = workdir / crf_choice.TUNED_FILE
     about = {"split": split, "step": number, "protocol": protocol, "images": images}
     scores = {
         "mean_iou": evaluation.refined.scores.mean_iou,
@@ -184,7 +183,7 @@ def scores_step(
     A CRF does not see what is added to all classes of a pixel, and float16 is finest near 0, where
     classes are close.
     """
-    scores = inference.scores(
+    scores = program.scores(
         variables, batch["image"], batch["size"], config=config, protocol=protocol
     )
     return (scores - scores.max(-1, keepdims=True)).astype(jnp.float16)
@@ -241,7 +240,7 @@ def search(
     """Tries the points of all rounds that `folder/points.json` does not have yet; returns them."""
     path = folder / "points.json"
     known: list[Point] = json.loads(path.read_text()) if path.exists() else []
-    letters = inference.LETTERS
+    letters = crf_choice.LETTERS
     tried = {tuple(p[letter] for letter in letters): p for p in known}
     height, width = samples.canvas
     alpha, beta = grid.least("alpha"), grid.least("beta")

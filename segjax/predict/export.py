@@ -16,6 +16,7 @@ ids [B, H, W]. Who loads it needs jax and numpy and flatbuffers, not this packag
 `model.json` beside it names the classes and their colours.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -29,9 +30,9 @@ import safetensors.numpy
 from jax import export as jax_export
 
 from segjax.files import write_bytes
-from segjax.predict import program as inference
-from segjax.predict import protocols
+from segjax.predict import crf_choice, program, protocols
 from segjax.predict import segmenter as predict
+from segjax.predict.crf_choice import Choice
 from segjax.predict.program import Kernels, Size
 from segjax.predict.protocols import Protocol
 from segjax.pretrained.files import flatten, unflatten
@@ -46,7 +47,7 @@ def export(
     *,
     size: Size | None = None,
     protocol: str | Protocol = "whole",
-    crf: bool | str | Kernels | None = None,
+    crf: Choice = None,
     probs: bool = False,
     weights: str = "inside",
     platforms: Sequence[str] = PLATFORMS,
@@ -60,7 +61,7 @@ def export(
         of open size are filled up with the mean colour to the next multiple of 32 pixels, one more
         where corners are aligned: `canvas` of it.
       protocol: a key of `protocols.PROTOCOLS`, or your own.
-      crf: as `Segmenter` takes it; needs a size.
+      crf: as in `crf_choice.choose`; needs a size.
       probs: whether the program returns the probabilities, float32 [B, H, W, C], too.
       weights: "inside" the program; or "beside" it, in model.safetensors: the program then takes
         them as its first argument, a dictionary of the arrays by name.
@@ -83,22 +84,22 @@ def export(
     seg = source if isinstance(source, predict.Segmenter) else predict.load(source)
     if isinstance(protocol, str):
         protocol = protocols.find(protocol)
-    kernels = inference.crf_kernels(crf, protocol, seg.config.model, seg.crfs)
+    kernels = crf_choice.choose(crf, protocol, seg.config.model, seg.crfs)
     if kernels and size is None:
         raise ValueError("the lattice of a CRF is of a fixed size; write size=(height, width)")
-    program = _program(seg, size, protocol, kernels, probs)
+    function = _function(seg, size, protocol, kernels, probs)
     arrays = flatten(seg.variables)
     if weights == "inside":
-        function, first = lambda image: program(arrays, image), ()
+        call, first = functools.partial(function, arrays), ()
     else:
-        function = program
+        call = function
         first = ({n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in arrays.items()},)
     shape = jax_export.symbolic_shape(
         "b, h, w, 3" if size is None else f"b, {size[0]}, {size[1]}, 3"
     )
     image = jax.ShapeDtypeStruct(shape, jnp.uint8)
     try:
-        exported = jax_export.export(jax.jit(function), platforms=platforms)(*first, image)
+        exported = jax_export.export(jax.jit(call), platforms=platforms)(*first, image)
     except (jax.errors.InconclusiveDimensionOperation, jax.errors.ConcretizationTypeError) as error:
         raise ValueError(
             f"{type(seg.config.model).__name__} cannot be exported for every size with this "
@@ -123,7 +124,7 @@ def canvas(size: Size, *, align_corners: bool) -> Size:
     return tuple(-(-side // MULTIPLE) * MULTIPLE + int(align_corners) for side in size)
 
 
-def _program(
+def _function(
     seg: predict.Segmenter,
     size: Size | None,
     protocol: Protocol,
@@ -133,7 +134,7 @@ def _program(
     """Returns the function of variables by name and images that is written."""
     config = seg.config
 
-    def program(arrays: dict[str, jax.Array], image: jax.Array) -> dict[str, jax.Array]:
+    def function(arrays: dict[str, jax.Array], image: jax.Array) -> dict[str, jax.Array]:
         batch, height, width, _ = image.shape
         if size is None:
             # Padding puts one number everywhere: the colour is put in by a difference.
@@ -142,7 +143,7 @@ def _program(
             border = [(0, 0), (0, filled[0] - height), (0, filled[1] - width), (0, 0)]
             image = jnp.pad(image - fill, border) + fill
         sizes = jnp.stack([jnp.array(height), jnp.array(width)])[None].astype(jnp.int32)
-        labels, soft = inference.segment(
+        labels, soft = program.segment(
             {"batch_stats": {}} | unflatten(arrays),  # which networks without BatchNorm have not
             image,
             jnp.broadcast_to(sizes, (batch, 2)),
@@ -154,7 +155,7 @@ def _program(
         outputs: dict[str, Any] = {"labels": labels} | ({"probs": soft} if probs else {})
         return {name: output[:, :height, :width] for name, output in outputs.items()}
 
-    return program
+    return function
 
 
 def _description(

@@ -1,16 +1,12 @@
 """Images in, label maps out: network, protocol and CRF as pure functions to be jitted whole."""
 
-import json
-import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import crf
-from segjax import crf_rnn as refinement
+from segjax import crf, crf_rnn
 from segjax.config import Config
 from segjax.crf_rnn import Kernels
 from segjax.predict import protocols, tiles
@@ -18,16 +14,6 @@ from segjax.predict.prediction import label_type
 from segjax.predict.protocols import Protocol
 
 Size = tuple[int, int]  # height, width in pixels
-
-# The CRF of the network's paper, where the protocol names none.
-CRFS = {
-    "DeepLabV1": "deeplab_v1_largefov",
-    "DeepLabV2VGG": "deeplab_v2_vgg16",
-}
-DEFAULT_CRF = "deeplab_v2_resnet101"
-
-TUNED = "crf.json"  # in the folder of a run
-LETTERS = ("w1", "alpha", "beta", "w2", "gamma")  # in it; arguments of crf.deeplab_kernels
 
 
 def segment(
@@ -123,72 +109,6 @@ def scores(
     )
 
 
-def crf_kernels(
-    choice: bool | str | Kernels | None,
-    protocol: Protocol,
-    model: Any,
-    own: Mapping[str, Kernels] | None = None,
-) -> Kernels:
-    """Returns the kernels that an option `crf` means.
-
-    Args:
-      choice: None for the CRF that was learnt with the network, if one was; False for none; True
-        for the first of these that there is: one of the run's own, the protocol's, that of the
-        network's paper, DeepLab v2's; the name of a preset or of one of the run's own; or kernels.
-      protocol: of the prediction.
-      model: the network.
-      own: of the run, by name: "learnt" with the network, "tuned" by `segjax tune-crf`.
-
-    Raises:
-      ValueError: there is none of that name.
-    """
-    own = own or {}
-    if choice is None:
-        return own.get("learnt", ())
-    if choice is True:
-        paper = protocol.crf or CRFS.get(type(model).__name__, DEFAULT_CRF)
-        choice = next(iter(own), paper)
-    if isinstance(choice, str):
-        known = {**own, **crf.PRESETS}
-        if choice not in known:
-            hints = {
-                "tuned": "segjax tune-crf makes 'tuned'",
-                "learnt": "'learnt' is of a run with --config.crf.learn=True",
-            }
-            hint = f"; {hints[choice]}" if choice in hints else ""
-            raise ValueError(f"crf={choice!r}; accepted are {', '.join(known)}{hint}")
-        return known[choice]
-    return tuple(choice or ())
-
-
-def own_crfs(
-    config: Config, variables: Mapping[str, Any], folder: pathlib.Path
-) -> dict[str, Kernels]:
-    """Returns the CRFs of a run: "learnt" with the network, "tuned" by `segjax tune-crf`.
-
-    Args:
-      config: of the run.
-      variables: of the run.
-      folder: of the run, or of weights; a result of tuning is its crf.json.
-
-    Raises:
-      ValueError: crf.json is damaged.
-    """
-    own: dict[str, Kernels] = {}
-    if config.crf.learn:
-        own["learnt"] = refinement.kernels(variables["params"]["crf"], config.crf)
-    path = folder / TUNED
-    if path.exists():
-        try:
-            point = json.loads(path.read_text())
-            own["tuned"] = crf.deeplab_kernels(*(float(point[letter]) for letter in LETTERS))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} is no result of segjax tune-crf: {error!r}; remove it or tune again"
-            ) from error
-    return own
-
-
 def capacity_of(batch: np.ndarray, size: np.ndarray, kernels: Kernels) -> int | None:
     """Returns the capacity that the lattices of all images of a batch fit in; None without CRF.
 
@@ -196,7 +116,7 @@ def capacity_of(batch: np.ndarray, size: np.ndarray, kernels: Kernels) -> int | 
     """
     if not kernels:
         return None
-    masks = np.asarray(refinement.on_image(size, batch.shape[1:3]))
+    masks = np.asarray(crf_rnn.on_image(size, batch.shape[1:3]))
     return max(crf.plan(i, kernels, mask=m, growth=2) for i, m in zip(batch, masks, strict=True))
 
 
@@ -212,4 +132,4 @@ def _refined(
     found = scores(variables, image, size, config=config, protocol=protocol)
     if not kernels:
         return found
-    return refinement.refine(found, image, size, kernels, config.crf, capacity=capacity)
+    return crf_rnn.refine(found, image, size, kernels, config.crf, capacity=capacity)

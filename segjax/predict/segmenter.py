@@ -1,7 +1,7 @@
 """A trained network, ready for pictures.
 
     seg = segjax.load("runs/a")
-    out = seg("street.jpg", crf=True)
+    out = seg("street.jpg", crf="auto")
     out.labels  # uint8 [H, W]
     out.save("street.png")  # with the colours of the classes
 
@@ -26,9 +26,9 @@ from segjax import augment, checkpoint, models, pretrained, state
 from segjax import config as config_lib
 from segjax.config import Config
 from segjax.models import segnet
+from segjax.predict import crf_choice, program, protocols, tiles
 from segjax.predict import images as inputs
-from segjax.predict import program as inference
-from segjax.predict import protocols, tiles
+from segjax.predict.crf_choice import Choice
 from segjax.predict.images import Picture
 from segjax.predict.prediction import Prediction, label_type, voc_palette, write_npy
 from segjax.predict.program import Kernels, Size
@@ -52,7 +52,7 @@ def load(
 
     Args:
       path: the folder of a run, of one of its checkpoints, or of converted weights
-        (`python -m segjax.pretrained`); or their file weights.safetensors.
+        (`segjax convert`); or their file weights.safetensors.
       step: of a run: "best", "latest" or a number.
       canvases: heights and widths that pictures are padded to; by default that of the run and
         squares up to 1152 pixels.
@@ -82,7 +82,7 @@ def load(
         variables,
         classes=metadata.get("classes") or [f"class {i}" for i in range(number)],
         palette=metadata.get("palette") or voc_palette(number),
-        crfs=inference.own_crfs(config, variables, folder),
+        crfs=crf_choice.own_crfs(config, variables, folder),
         canvases=canvases,
         batch_size=batch_size,
     )
@@ -127,10 +127,10 @@ class Segmenter:
         self.fill = np.rint(np.clip(config.input.mean, 0, 255)).astype(np.uint8)
         static = ("protocol", "probs", "capacity")
         self._segment = jax.jit(
-            functools.partial(inference.segment, config=config), static_argnames=static
+            functools.partial(program.segment, config=config), static_argnames=static
         )
         self._tile = jax.jit(
-            functools.partial(inference.segment_tile, config=config),
+            functools.partial(program.segment_tile, config=config),
             static_argnames=static,
             donate_argnames="carry",
         )
@@ -140,7 +140,7 @@ class Segmenter:
         images: Picture | Iterable[Picture],
         *,
         protocol: str | Protocol = "whole",
-        crf: bool | str | Kernels | None = None,
+        crf: Choice = None,
         probs: bool = False,
         value_range: tuple[float, float] | None = None,
         canvas: Size | None = None,
@@ -151,10 +151,9 @@ class Segmenter:
           images: a path, a PIL image or an array [H, W, 3], uint8 or with `value_range`; or several
             in a list or in an array [N, H, W, 3]. `inputs.read` says what else is taken.
           protocol: a key of `protocols.PROTOCOLS`, or your own.
-          crf: whether to refine by a fully connected CRF. None: where it was learnt with the
-            network; True: with parameters learnt or tuned on the run, else those of the protocol
-            or of the network's paper; or "learnt", "tuned", a key of `segjax.crf.PRESETS`, or
-            kernels of your own.
+          crf: the fully connected CRF that refines the scores. None: the one learnt with the
+            network, if there is one; "auto": learnt, tuned, the protocol's or that of the network's
+            paper; "none", "learnt", "tuned", a key of `segjax.crf.PRESETS`; or kernels.
           probs: whether `probs` will be asked for; without, it is computed when it is.
           value_range: the values of black and white in an array.
           canvas: height and width to pad to.
@@ -167,7 +166,7 @@ class Segmenter:
         """
         if isinstance(protocol, str):
             protocol = protocols.find(protocol)
-        kernels = inference.crf_kernels(crf, protocol, self.config.model, self.crfs)
+        kernels = crf_choice.choose(crf, protocol, self.config.model, self.crfs)
         pictures, single = inputs.split(images)
         arrays = [inputs.read(picture, value_range) for picture in pictures]
         chosen = [canvas or self._canvas(array.shape[:2], protocol) for array in arrays]
@@ -186,7 +185,7 @@ class Segmenter:
         path: str | os.PathLike[str],
         *,
         protocol: str | Protocol = "whole",
-        crf: bool | str | Kernels | None = None,
+        crf: Choice = None,
         tile: int = 0,
         overlap: int = 0,
         value_range: tuple[float, float] | None = None,
@@ -222,7 +221,7 @@ class Segmenter:
         path = pathlib.Path(path)
         if path.suffix != ".npy":
             raise ValueError(f"{path} does not end in .npy, the format of large label maps")
-        kernels = inference.crf_kernels(crf, protocol, self.config.model, self.crfs)
+        kernels = crf_choice.choose(crf, protocol, self.config.model, self.crfs)
         array = inputs.read(image, value_range)
         strips = self._strips(array, protocol, kernels, False, tile, overlap)
         write_npy(path, strips, array.shape[:2], label_type(len(self.classes)))
@@ -304,7 +303,7 @@ class Segmenter:
             kernels=kernels,
             protocol=protocol,
             probs=probs,
-            capacity=inference.capacity_of(batch, size, kernels),
+            capacity=program.capacity_of(batch, size, kernels),
         )
         labels = np.asarray(labels)
         predictions = []
@@ -389,7 +388,7 @@ class Segmenter:
                     kernels=kernels,
                     protocol=protocol,
                     probs=probs,
-                    capacity=inference.capacity_of(part[None], size[None], kernels),
+                    capacity=program.capacity_of(part[None], size[None], kernels),
                 )
                 blocks.append(block)
             strip = np.concatenate([np.asarray(block) for block in blocks], axis=1)
@@ -401,7 +400,7 @@ def _stored(path: pathlib.Path, step: str) -> tuple[dict[str, Any], dict[str, An
     if path.is_file() and path.name != WEIGHTS:
         raise ValueError(
             f"{path} is a file; give the folder of a run, or a file {WEIGHTS} with its config.json "
-            "beside it. Published weights: python -m segjax.pretrained FILE FOLDER"
+            "beside it. Published weights: segjax convert FILE FOLDER"
         )
     if path.is_file() or (path / WEIGHTS).is_file():
         return *pretrained.load_weights(path), path.parent if path.is_file() else path

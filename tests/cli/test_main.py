@@ -19,9 +19,9 @@ from segjax.cli import main as cli
 from segjax.config import Config, Data, Input, to_dict
 from segjax.data import datasets
 from segjax.models import SegNetBasic
+from segjax.predict import crf_choice
 from segjax.predict import label_files as submission
 from segjax.predict import prediction as labelmaps
-from segjax.predict import program as inference
 
 
 def save_run(folder, classes, palette):
@@ -171,7 +171,7 @@ def test_predict_says_where_it_may_not_write(run, tmp_path, capsys):
         (["RUN", "A", "--protocol=nope"], "protocol 'nope' is unknown; accepted are whole"),
         (["RUN", "A", "--step=7"], "no checkpoint '7'; accepted are best, latest, 3"),
         (["RUN", "A", "--submission=voc"], "the voc server takes 21 classes"),
-        (["RUN", "A", "--crf-parameters=sharp"], "crf='sharp'; accepted are deeplab_v1"),
+        (["RUN", "A", "--crf=sharp"], "crf='sharp'; accepted are auto, none, learnt"),
         (["NOWHERE", "A"], "does not exist; give the folder of a run"),
         (["EMPTY", "A"], "holds no checkpoint"),
         (["A", "A"], "is a file; give the folder of a run"),
@@ -198,16 +198,15 @@ def test_predict_names_mistakes(run, tmp_path, capsys, arguments, named):
     ("flags", "option"),
     [
         ([], None),
-        (["--crf"], True),
-        (["--crf-parameters=none"], False),
-        (["--crf", "--crf-parameters=tuned"], "tuned"),
+        (["--crf"], "auto"),
+        (["--crf=none"], "none"),
     ],
 )
 def test_predict_passes_the_crf_on(run, tmp_path, monkeypatch, flags, option):
     asked = []
-    monkeypatch.setattr(inference, "crf_kernels", lambda choice, *_: asked.append(choice) or ())
+    monkeypatch.setattr(crf_choice, "choose", lambda choice, *_: asked.append(choice) or ())
     file = picture(tmp_path / "a.png")
-    assert cli.main(["predict", str(run), str(file), f"--out={tmp_path}/out", *flags]) == 0
+    assert cli.main(["predict", *flags, str(run), str(file), f"--out={tmp_path}/out"]) == 0
     assert asked[0] == option
 
 

@@ -148,7 +148,7 @@ def test_the_crf_inside(tmp_path):
         live = seg(image[i], crf=kernels, canvas=size, probs=True)
         np.testing.assert_allclose(found["probs"][i], live.probs, atol=1e-4)
     with pytest.raises(ValueError, match=r"of a fixed size; write size=\(height, width\)"):
-        export.export(seg, path, crf=True)
+        export.export(seg, path, crf="auto")
 
 
 def test_a_run_by_its_name(tmp_path):

@@ -18,7 +18,6 @@ from segjax import checkpoint, config, crf, models, pretrained, state, steps
 from segjax import crf_rnn as refinement
 from segjax.models import segnet
 from segjax.predict import prediction as labelmaps
-from segjax.predict import program as inference
 from segjax.predict import protocols
 from segjax.predict import segmenter as predict
 from segjax.predict.protocols import Protocol
@@ -254,6 +253,8 @@ def test_protocols_by_name_and_by_hand(seg):
         align_corners=False,
     )
     np.testing.assert_allclose(windows.probs, expected[0], atol=1e-5)
+    with pytest.raises(ValueError, match="crf=True; accepted are auto, none, "):
+        seg(image, crf=True)
     with pytest.raises(ValueError, match="protocol 'pspnet_fast' is unknown; accepted are whole"):
         seg(image, protocol="pspnet_fast")
 
@@ -376,29 +377,6 @@ def test_padding_takes_no_part_in_the_crf(seg):
     np.testing.assert_allclose(probs[0, :-10, :-10], exact[:-10, :-10], atol=0.02)
 
 
-def test_which_crf_is_meant(seg):
-    model = seg.config.model
-    find = inference.crf_kernels
-    assert find(False, Protocol(), model) == ()
-    assert find(True, Protocol(), model) == crf.PRESETS["deeplab_v2_resnet101"]
-    assert find(True, protocols.find("deeplab_v1"), model) == crf.PRESETS["deeplab_v1_largefov"]
-    assert find(True, Protocol(), models.DeepLabV2VGG(3)) == crf.PRESETS["deeplab_v2_vgg16"]
-    assert find("deeplab_v1_coco", Protocol(), model) == crf.PRESETS["deeplab_v1_coco"]
-    own = (crf.Spatial(3.0, 1.0),)
-    assert find(own, Protocol(), model) == own
-    tuned = {"tuned": own}
-    assert find(True, protocols.find("deeplab_v1"), model, tuned) == own
-    assert find("tuned", Protocol(), model, tuned) == own
-    assert find(None, Protocol(), model, tuned) == ()
-    assert find(None, Protocol(), model, {"learnt": own}) == own
-    with pytest.raises(ValueError, match="segjax tune-crf makes 'tuned'"):
-        find("tuned", Protocol(), model)
-    for protocol in protocols.PROTOCOLS.values():
-        assert protocol.crf in ("", *crf.PRESETS)
-    with pytest.raises(ValueError, match="crf='densecrf'; accepted are deeplab_v1, "):
-        seg(picture(20, 20), crf="densecrf")
-
-
 def test_tiles_are_refined(seg, tmp_path):
     image = picture(70, 150)
     own = (crf.Spatial(3.0, 5.0),)
@@ -446,7 +424,7 @@ def test_folders_without_a_network(tmp_path, run):
     assert "holds no checkpoint" in message(tmp_path)
     (tmp_path / "a.pth").write_bytes(b"weights")
     assert "a.pth is a file; give the folder of a run" in message(tmp_path / "a.pth")
-    assert "python -m segjax.pretrained" in message(tmp_path / "a.pth")
+    assert "segjax convert FILE FOLDER" in message(tmp_path / "a.pth")
     (tmp_path / "weights.safetensors").write_bytes(b"weights")
     assert "has no config.json" in message(tmp_path)
     assert "no checkpoint '8'; accepted are best, latest, 7, 9" in message(run, step="8")

@@ -1,0 +1,63 @@
+"""Arguments that several commands share. Nothing slow is imported here."""
+
+import argparse
+from collections.abc import Sequence
+
+CRF_HELP = (
+    "refine by a fully connected CRF%s. auto, which --crf alone means too: the first of these that "
+    "there is: learnt with the network, tuned by segjax tune-crf, the protocol's, that of the "
+    "network's paper, DeepLab v2's. Or none, learnt, tuned, or a preset: deeplab_v2_resnet101, "
+    "... [learnt, if there is one]"
+)
+
+
+def crf(parser: argparse.ArgumentParser, needs: str = "") -> None:
+    """Adds `--crf[=NAME]`; `needs` says what else must be given."""
+    parser.add_argument("--crf", metavar="NAME", help=CRF_HELP % needs)
+
+
+def with_names(words: Sequence[str]) -> list[str]:
+    """Returns the words of a command line with --crf alone as --crf=auto.
+
+    Parsers would take the word after it, a picture, for its value.
+    """
+    return ["--crf=auto" if word in ("--crf", "-crf") else word for word in words]
+
+
+def run(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Adds the folder of a run, RUN."""
+    parser.add_argument("run_folder", metavar="RUN", help=f"folder of a training run{more}")
+
+
+def step(parser: argparse.ArgumentParser) -> None:
+    """Adds `--step`."""
+    parser.add_argument("--step", default="best", help="best, latest or a number [best]")
+
+
+def protocol(parser: argparse.ArgumentParser) -> None:
+    """Adds `--protocol`."""
+    parser.add_argument(
+        "--protocol",
+        default="whole",
+        metavar="P",
+        help="how a paper predicts: whole, deeplab_v2, deeplab_v3, pspnet, pspnet_ms, ... [whole]",
+    )
+
+
+def size(option: str, text: str) -> tuple[int, int]:
+    """Returns height and width of "360x480".
+
+    Raises:
+      ValueError: the text is none; the message names the option.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) for part in parts):
+        raise ValueError(f"{option} {text} is no size; write height x width in pixels: 360x480")
+    return int(parts[0]), int(parts[1])
+
+
+def positive(text: str) -> int:
+    """Returns a number of 1 or more; for `type=` of an argument."""
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is no number of 1 or more")
+    return int(text)
