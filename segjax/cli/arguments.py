@@ -1,7 +1,18 @@
-"""Arguments that several commands share. Nothing slow is imported here."""
+"""The commands, and arguments that several of them share. Nothing slow is imported here."""
 
 import argparse
 from collections.abc import Sequence
+
+COMMANDS = {  # in the order of use
+    "check": "read every file of a data set: shares, sizes, mistakes",
+    "configs": "list the shipped configurations, or copy one for editing",
+    "plan": "what training needs: parameters, operations, memory by crop and batch",
+    "tune-crf": "search the best CRF for a network on saved scores",
+    "report": "write report.html of a run anew",
+    "predict": "write the label maps of pictures",
+    "export": "write a network as one StableHLO program for any size",
+    "convert": "convert a published file of weights",
+}
 
 CRF_HELP = (
     "refine by a fully connected CRF%s. auto, which --crf alone means too: the first of these that "
@@ -9,6 +20,23 @@ CRF_HELP = (
     "network's paper, DeepLab v2's. Or none, learnt, tuned, or a preset: deeplab_v2_resnet101, "
     "... [learnt, if there is one]"
 )
+
+
+def parser(name: str, examples: str) -> argparse.ArgumentParser:
+    """Returns the parser of a command.
+
+    Args:
+      name: of the command, one of `COMMANDS`.
+      examples: lines to be copied, each beginning with two blanks.
+    """
+    about = COMMANDS[name]
+    return argparse.ArgumentParser(
+        prog=f"segjax {name}",
+        description=f"{about[0].upper()}{about[1:]}.",
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def crf(parser: argparse.ArgumentParser, needs: str = "") -> None:

@@ -1,6 +1,4 @@
-"""Converts a published file of weights to a folder of segjax's own form.
-
-    python -m segjax.pretrained pspnet50_ade20k.pth weights/pspnet50_ade20k --dataset=ade20k
+"""segjax convert: a published file of weights in segjax's own form.
 
 The folder holds weights.safetensors and config.json: the network with its fields, the
 normalisation its images need, how its logits are upsampled, the classes, and where the weights are
@@ -11,50 +9,81 @@ import argparse
 import datetime
 import hashlib
 import pathlib
-import sys
+from collections.abc import Sequence
 from typing import Any
 
 import segjax
-from segjax import config as config_lib
-from segjax import pretrained
-from segjax.data.datasets import DATASETS
+from segjax.cli import arguments as shared
+
+EXAMPLES = """\
+  segjax convert pspnet50_ade20k.pth weights/pspnet50_ade20k --dataset=ade20k
+  segjax convert --sources
+"""
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Converts; a mistake by the user ends the program with one line."""
-    try:
-        convert(**vars(parser("python -m segjax.pretrained").parse_args(argv)))
-    except ValueError as error:
-        sys.exit(f"python -m segjax.pretrained: {error}")
+def main(argv: Sequence[str]) -> None:
+    """Writes the folder and prints what went into it."""
+    arguments = parser().parse_args(argv)
+    convert(arguments.file, arguments.folder, arguments.source, arguments.dataset, arguments.seed)
 
 
-def parser(program: str) -> argparse.ArgumentParser:
-    """Returns the parser of the arguments of `convert`; `program` is what the user types."""
-    parser = argparse.ArgumentParser(
-        prog=program,
-        description=(__doc__ or "").replace("python -m segjax.pretrained", program),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="sources:\n"
-        + "\n".join(f"  {key:24}{source.about}" for key, source in pretrained.SOURCES.items()),
-    )
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the arguments."""
+    parser = shared.parser("convert", EXAMPLES)
     parser.add_argument("file", help=".pth, .pt, .safetensors, .npz or .caffemodel")
     parser.add_argument("folder", help="is made when missing")
     parser.add_argument(
-        "--source", default="auto", help="whose weights they are; auto: told by the names in them"
+        "--source",
+        default="auto",
+        metavar="NAME",
+        help="whose weights they are, one of --sources; auto: told by the names in them [auto]",
     )
+    parser.add_argument("--sources", action=_Sources, help="list whose weights can be read")
     parser.add_argument(
         "--dataset",
-        choices=sorted(DATASETS),
-        help="whose classes and colours they predict, to be written beside them",
+        metavar="NAME",
+        help="whose classes and colours they predict: ade20k, camvid, cityscapes, "
+        "voc_segmentation; they are written into the folder",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the filters drawn from VGG16's fc6 and fc7"
+        "--seed", type=int, default=0, help="of the filters drawn from VGG16's fc6 and fc7 [0]"
     )
     return parser
 
 
+class _Sources(argparse.Action):
+    """Prints the sources and ends; they are slow to import."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from segjax import pretrained
+
+        for key, source in pretrained.SOURCES.items():
+            print(f"{key:24}{source.about}")
+        parser.exit()
+
+
 def convert(file: str, folder: str, source: str, dataset: str | None, seed: int) -> None:
-    """Writes the folder and prints what went into it."""
+    """Writes the folder and prints what went into it.
+
+    Args:
+      file: of the published weights.
+      folder: to be written.
+      source: a key of `pretrained.SOURCES`, or "auto".
+      dataset: whose classes they predict, a key of `datasets.DATASETS`; None: not told.
+      seed: of filters that are drawn.
+
+    Raises:
+      ValueError: the file is none that is known, or the data set has other classes.
+    """
+    from segjax import config as config_lib
+    from segjax import pretrained
+    from segjax.data.datasets import DATASETS
+
+    if dataset is not None and dataset not in DATASETS:
+        raise ValueError(f"--dataset={dataset}; accepted are {', '.join(sorted(DATASETS))}")
     model, variables, chosen, report = pretrained.convert(file, source, seed=seed)
     metadata: dict[str, Any] = {
         "provenance": {
@@ -90,7 +119,3 @@ def convert(file: str, folder: str, source: str, dataset: str | None, seed: int)
         }
     pretrained.save_weights(folder, variables, metadata)
     print(f"{file}: {chosen.about}\n{report}\nwritten to {folder}")
-
-
-if __name__ == "__main__":
-    main()

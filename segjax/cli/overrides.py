@@ -1,4 +1,7 @@
-"""The command line of a configuration: `--config=FILE --config.optim.lr=0.02`."""
+"""The command line of a configuration: `--config=FILE --config.optim.lr=0.02`.
+
+FILE is a path, or the name of a configuration that `segjax configs` lists.
+"""
 
 import dataclasses
 import difflib
@@ -11,6 +14,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from segjax.cli import configs
 from segjax.config import Config
 
 
@@ -22,7 +26,7 @@ def parse(argv: list[str], config: Config | None = None) -> list[str]:
       config: what `--config.field=value` changes; by default that of the file in `--config`.
     """
     try:
-        return _parse(flags.FLAGS, argv, config)
+        return _parse(flags.FLAGS, _with_path(argv), config)
     except (ValueError, flags.Error) as error:
         sys.exit(f"{pathlib.Path(argv[0]).name}: {error}\nSee --help.")
 
@@ -31,13 +35,13 @@ def read(path: str, changes: Sequence[str] = ()) -> Config:
     """Returns the configuration of a file.
 
     Args:
-      path: of the file.
+      path: of the file, or the name of a shipped one.
       changes: "--config.field=value" each.
 
     Raises:
       ValueError: there is no such file, or no such field, or it has another type.
     """
-    argv = ["", f"--config={path}", *changes]
+    argv = _with_path(["", f"--config={path}", *changes])
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
@@ -50,8 +54,10 @@ def read(path: str, changes: Sequence[str] = ()) -> Config:
 def _parse(values: flags.FlagValues, argv: list[str], config: Config | None = None) -> list[str]:
     path = value_of(argv, "config")
     if path is not None and not pathlib.Path(path).is_file():
-        known = ", ".join(sorted(map(str, pathlib.Path("configs").glob("*.py"))))
-        raise ValueError(f"--config is {path}: no such file; give one of {known or 'configs/'}")
+        raise ValueError(
+            f"--config is {path}: no such file; give a file, or one of "
+            f"{', '.join(configs.shipped())}, which segjax configs NAME FILE copies for editing"
+        )
     try:
         if config is not None:
             config_flags.DEFINE_config_dataclass(
@@ -59,11 +65,22 @@ def _parse(values: flags.FlagValues, argv: list[str], config: Config | None = No
             )
         return values(argv)
     except SyntaxError as error:
-        raise ValueError(
-            f"--config is {path}: not Python: {error}; give a file of configs/"
-        ) from error
+        raise ValueError(f"--config is {path}: not Python: {error}") from error
     except (KeyError, AttributeError, TypeError, IndexError, OSError) as error:
         raise ValueError(_explain(argv, config or _of_file(argv)) or error) from error
+
+
+def _with_path(argv: Sequence[str]) -> list[str]:
+    """Returns the words with the name of a shipped configuration as the path of its file."""
+    known, words = configs.shipped(), list(argv)
+    for i, word in enumerate(words):
+        option, equals, name = word.partition("=")
+        if option in ("--config", "-config"):
+            name = name if equals else "".join(words[i + 1 : i + 2])
+            if name in known:
+                words[i : i + 2 - len(equals)] = [f"--config={known[name]}"]
+                break
+    return words
 
 
 def value_of(argv: list[str], name: str) -> str | None:
@@ -79,7 +96,7 @@ def value_of(argv: list[str], name: str) -> str | None:
 def _of_file(argv: list[str]) -> Config:
     path = value_of(argv, "config")
     if path is None:
-        raise ValueError("--config is missing; give a file of configs/")
+        raise ValueError("--config is missing; give a file, or a name that segjax configs lists")
     values = runpy.run_path(path)
     if "get_config" not in values:
         raise ValueError(f"--config is {path}: it has no function get_config()")

@@ -1,0 +1,68 @@
+"""segjax check."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segjax.cli import check
+from segjax.cli import main as cli
+from segjax.data import datasets
+from tests.cli.runs import picture, said
+
+
+def write_folder(root, count=10, ids=2):
+    for i in range(count):
+        picture(root / "images" / f"{i}.png", size=(40, 60), seed=i)
+        (root / "masks").mkdir(exist_ok=True)
+        label = np.zeros((40, 60), np.uint8)
+        label[: 4 * (i + 1)] = ids - 1
+        Image.fromarray(label).save(root / "masks" / f"{i}.png")
+    return root
+
+
+def test_check_says_what_is_there_and_what_to_write(tmp_path, capsys):
+    root = write_folder(tmp_path / "mine")
+    assert cli.main(["check", str(root)]) == 0
+    printed, _ = said(capsys)
+    for text in ("class 0", "class 1", "largest image 40x60", "--config.data.name=folder"):
+        assert text in printed
+    assert f"--config.data.dir={root}" in printed and "num_classes=2" in printed
+    assert '--config.augment.crop="(41, 65)"' in printed  # 8k + 1 pixels
+
+
+def test_check_changes_ids(tmp_path, capsys):
+    root = write_folder(tmp_path / "mine", ids=256)
+    assert cli.main(["check", str(root), "--label-map", "{0:0,255:1}"]) == 0
+    printed, _ = said(capsys)
+    assert '--config.data.label_map="{0:0,255:1}"' in printed
+    assert cli.main(["check", str(root)]) == 2  # objects of id 255 would be ignored
+
+
+@pytest.mark.parametrize(
+    ("folders", "name"),
+    [
+        (("leftImg8bit", "gtFine"), "cityscapes"),
+        (("VOCdevkit/VOC2012/JPEGImages",), "voc_segmentation"),
+        (("JPEGImages", "SegmentationClass"), "voc_segmentation"),
+        (("ADEChallengeData2016/images", "ADEChallengeData2016/annotations"), "ade20k"),
+        (("train", "trainannot", "val", "valannot"), "camvid"),
+        (("images", "masks"), "folder"),
+    ],
+)
+def test_check_tells_a_data_set_by_its_folders(tmp_path, folders, name):
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    assert check.layout(tmp_path) == name
+    assert name in datasets.DATASETS
+
+
+def test_check_names_mistakes(tmp_path, capsys):
+    assert cli.main(["check", str(tmp_path / "nowhere")]) == 2
+    assert "is no folder" in said(capsys)[1]
+    (tmp_path / "pictures").mkdir()
+    assert cli.main(["check", str(tmp_path)]) == 2
+    assert "it holds pictures. Looked for are cityscapes: leftImg8bit" in said(capsys)[1]
+    root = write_folder(tmp_path / "mine")
+    (root / "images" / "3.png").write_bytes(b"")
+    assert cli.main(["check", str(root)]) == 2
+    assert "3.png" in said(capsys)[1]
