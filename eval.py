@@ -18,11 +18,12 @@ import sys
 
 from absl import app, flags, logging
 
-from segjax import checkpoint, crf, log
+from segjax import crf, log
 from segjax import training as runs
 from segjax.cli import arguments, overrides
 from segjax.predict import crf_choice, protocols
 from segjax.predict import label_files as submission
+from segjax.workdir import open_run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run of train.py.")
 SPLIT = flags.DEFINE_string(
@@ -51,12 +52,12 @@ def main(_: list[str]) -> None:
 
 def evaluate(config: runs.Config, workdir: pathlib.Path) -> None:
     """Scores a checkpoint on a split."""
-    with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
-        step = checkpoints.find(STEP.value)
-        variables = checkpoints.variables(step)
+    run = open_run(workdir, STEP.value)
+    if run.step is None:
+        raise ValueError(f"{workdir} holds weights alone; give the folder of a run of train.py")
+    step, variables = run.step, run.variables
     protocol = protocols.find(PROTOCOL.value)
-    own = crf_choice.own_crfs(config, variables, workdir)
-    kernels = crf_choice.choose(CRF.value, protocol, config.model, own)
+    kernels = crf_choice.choose(CRF.value, protocol, config.model, run.crfs)
     split = SPLIT.value or config.data.val_split
     prepared = runs.prepare(config, [split])
     dataset = prepared.dataset
@@ -87,7 +88,8 @@ def parse(argv: list[str]) -> list[str]:
     try:
         if workdir is None and not {"--help", "--helpfull", "--helpshort", "-h"} & set(argv):
             raise ValueError("--workdir is missing; give the folder of a run of train.py")
-        config = runs.read_config(workdir) if workdir else None
+        step = overrides.value_of(argv, "step") or "best"
+        config = open_run(workdir, step).config if workdir else None
     except ValueError as error:
         sys.exit(f"eval.py: {error}")
     return overrides.parse(argv, config)

@@ -21,6 +21,7 @@ from ml_collections import config_flags
 
 from segjax import checkpoint, log, optim, steps
 from segjax import training as runs
+from segjax import workdir as workdir_lib
 from segjax.cli import overrides
 from segjax.config import Config
 
@@ -62,7 +63,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     runs.warn(config)
     weights = runs.class_weights(config, prepared)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(runs.only_one(workdir))
+        stack.enter_context(workdir_lib.only_one(workdir))
         batches = stack.enter_context(runs.train_batches(config, prepared))
         checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, keep=config.train.keep))
         start = checkpoints.latest() or 0
@@ -71,7 +72,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
             now, position = checkpoints.restore(start, now)
             batches.set_state(position)
         now = steps.replicated(now)
-        runs.begin(config, workdir, start)
+        workdir_lib.begin(config, workdir, start)
         writer = stack.enter_context(log.Log(workdir, step=start))
         report = stack.enter_context(Reporter(config, writer, start, checkpoints))
         stopped = stack.enter_context(stop_signals())

@@ -1,11 +1,8 @@
 """What the programs share about a run: its folder, its start, its evaluations."""
 
-import contextlib
-import fcntl
 import functools
-import json
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,35 +15,8 @@ from segjax.config import Config
 from segjax.crf_rnn import Kernels
 from segjax.data import datasets, pipeline
 from segjax.evaluate import scoring as evaluate
-from segjax.predict import segmenter as predict
 from segjax.predict.protocols import Protocol
 from segjax.report import gallery, pictures
-
-
-def read_config(workdir: str) -> Config:
-    """Returns the configuration that a run was started with.
-
-    Raises:
-      ValueError: the folder is missing or holds no run.
-    """
-    path = pathlib.Path(workdir).expanduser() / "config.json"
-    if not path.is_file():
-        found = "holds no config.json" if path.parent.is_dir() else "does not exist"
-        raise ValueError(f"--workdir {workdir} {found}; give the folder of a run of train.py")
-    try:
-        return config_lib.from_dict(_json_of(path), predict.model_classes())
-    except ValueError as error:
-        raise ValueError(error if str(path) in str(error) else f"{path}: {error}") from error
-
-
-def _json_of(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is no configuration: it holds a {type(values).__name__}")
-    return values
 
 
 def prepare(config: Config, splits: Sequence[str] = ()) -> datasets.Prepared:
@@ -192,65 +162,6 @@ def metadata(config: Config, dataset: datasets.Dataset) -> dict[str, Any]:
         "classes": list(dataset.classes),
         "palette": [list(colour) for colour in dataset.palette],
     }
-
-
-@contextlib.contextmanager
-def only_one(workdir: pathlib.Path) -> Iterator[None]:
-    """Keeps other training runs out of the folder, as long as this process lives.
-
-    Of several processes the first one does; where it fails, the others end when they miss it.
-
-    Raises:
-      ValueError: there is another one, or the folder cannot be written.
-    """
-    if jax.process_index() != 0:
-        yield
-        return
-    with contextlib.ExitStack() as stack:
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context((workdir / ".lock").open("w"))
-        except OSError as error:
-            raise ValueError(
-                f"--workdir {workdir} cannot be written: {error.strerror}; choose another"
-            ) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{workdir} is in use: another train.py writes there; wait for it, or choose "
-                "another --workdir"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-
-
-def begin(config: Config, workdir: pathlib.Path, step: int) -> None:
-    """Writes config.json and env.json, and says what goes on or has changed.
-
-    Raises:
-      ValueError: the folder cannot be written, or holds a run of another network or data set.
-    """
-    values = json.loads(json.dumps(config_lib.to_dict(config)))
-    path = workdir / "config.json"
-    if step:
-        if not path.is_file():
-            raise ValueError(
-                f"{workdir} holds checkpoints but no config.json; put it back, or choose another "
-                "--workdir"
-            )
-        changes = list(config_lib.differences(_json_of(path), values))
-        for line in changes:
-            if line.startswith(("model.num_classes", "data.name", "data.label_map")):
-                raise ValueError(
-                    f"{workdir} holds a run with other data ({line}); choose another --workdir"
-                )
-        changed = f"; changed: {', '.join(changes)}" if changes else ""
-        log.console.print(f"{workdir}: going on after step {step}{changed}", highlight=False)
-    if jax.process_index() == 0:
-        files.write_json(path, values)
-        files.write_json(workdir / "env.json", log.environment())
 
 
 def evaluator(

@@ -8,7 +8,7 @@ import pytest
 from segjax import config as config_lib
 from segjax.config import Config
 from segjax.models import DeepLabV2ResNet, SegNet
-from segjax.predict import segmenter as predict
+from segjax.workdir import model_classes
 
 
 def test_json_round_trip_keeps_every_field():
@@ -18,7 +18,7 @@ def test_json_round_trip_keeps_every_field():
     config.optim.lr_multipliers = {"head/.*": 10.0}
     config.loss.heads = {"logits": 1.0, "aux": 0.4}
     text = json.dumps(config_lib.to_dict(config))
-    again = config_lib.from_dict(json.loads(text), predict.model_classes())
+    again = config_lib.from_dict(json.loads(text), model_classes())
     assert again.model.norm == config.model.norm
     assert type(again.model) is SegNet and again.model.num_classes == 5
     for field in dataclasses.fields(Config):
@@ -40,7 +40,7 @@ def test_json_of_another_version_is_refused_by_name(change, named):
     values = config_lib.to_dict(Config(model=SegNet(num_classes=5)))
     change(values)
     with pytest.raises(ValueError, match=named):
-        config_lib.from_dict(values, predict.model_classes())
+        config_lib.from_dict(values, model_classes())
 
 
 def test_differences_are_named_by_path():

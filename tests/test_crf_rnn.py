@@ -14,6 +14,7 @@ from segjax import crf_rnn as refinement
 from segjax.predict import crf_choice
 from segjax.predict import program as inference
 from segjax.predict.protocols import Protocol
+from segjax.workdir import own_crfs
 from tests.test_steps import Net
 
 CRF = config_lib.CRF(learn=True, w1=2.0, alpha=10.0, beta=20.0, w2=1.0, gamma=2.0)
@@ -99,7 +100,7 @@ def test_evaluation_has_network_and_crf(trained):
     assert np.trace(refined_counts["all"]) > np.trace(counts["all"])
     assert refined_counts["all"].sum() == counts["all"].sum() == (given["label"] != 255).sum()
 
-    own = crf_choice.own_crfs(config, variables, pathlib.Path("/none"))
+    own = own_crfs(config, variables, pathlib.Path("/none"))
     found_kernels = crf_choice.choose(None, Protocol(), config.model, own)
     labels, _ = inference.segment(
         variables,

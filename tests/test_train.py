@@ -142,7 +142,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path, ca
     "flags, named",
     [
         ((), "--workdir is missing"),
-        (("--workdir=nowhere",), "--workdir nowhere does not exist"),
+        (("--workdir=nowhere",), "nowhere does not exist; give the folder of a run"),
         (("--workdir={finished}", "--step=3"), "no checkpoint '3'; accepted are best, latest"),
         (("--workdir={finished}", "--split=night"), "night"),
         (("--workdir={finished}", "--config.eval.size=3"), "Eval has no field 'size'"),

@@ -10,10 +10,10 @@ from segjax import training as runs
 from segjax.config import Config, Data, Eval
 from segjax.data import datasets, pipeline
 from segjax.data.builders import cityscapes
+from segjax.data.labels import colour_map
 from segjax.evaluate import scoring as evaluate
 from segjax.models import SegNetBasic
 from segjax.predict import label_files as submission
-from segjax.predict import prediction as labelmaps
 from segjax.predict import protocols
 from segjax.predict import segmenter as predict
 from tests.data.files import blocks, jpeg, picture, png, write
@@ -115,7 +115,7 @@ def test_label_maps_for_the_server_of_voc(run, tmp_path):
             assert label.mode == "P" and label.size == size[::-1]
             expected = seg(image, canvas=(32, 48)).labels
             np.testing.assert_array_equal(np.asarray(label), expected)
-            colours = np.asarray(labelmaps.voc_palette(21), np.uint8)[expected]
+            colours = np.asarray(colour_map(21), np.uint8)[expected]
             np.testing.assert_array_equal(np.asarray(label.convert("RGB")), colours)
     assert len(np.unique(expected)) > 1
 
@@ -145,19 +145,6 @@ def test_a_head_that_the_network_lacks_is_named():
     config.loss.heads = {"logits": 1.0, "aux": 0.4}
     with pytest.raises(ValueError, match="names aux; outputs of SegNetBasic are logits"):
         runs.initial_state(config)
-
-
-def test_checkpoints_without_their_configuration_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"no config\.json"):
-        runs.begin(Config(model=SegNetBasic(num_classes=3)), tmp_path, 5)
-
-
-def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
-    refused = pytest.raises(ValueError, match=r"a is in use: another train\.py")
-    with runs.only_one(tmp_path / "a"), refused, runs.only_one(tmp_path / "a"):
-        pass
-    with runs.only_one(tmp_path / "a"), runs.only_one(tmp_path / "b"):
-        pass
 
 
 @pytest.mark.parametrize("text", ["0,0,0", "1,nan,1", "1,-1,1", "1,1", "median"])

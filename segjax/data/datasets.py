@@ -18,9 +18,9 @@ from rich.table import Table
 
 from segjax import config
 from segjax.data.builders import ade20k, camvid, cityscapes, folder, shapes, voc_segmentation
-from segjax.data.builders.base import Colour, SegmentationBuilder
+from segjax.data.builders.base import SegmentationBuilder
 from segjax.data.examples import Summary
-from segjax.data.labels import IGNORE, parse_label_map
+from segjax.data.labels import IGNORE, Colour, parse_label_map
 from segjax.files import write_json
 
 FORMAT = 2  # of the prepared folder; another number prepares again

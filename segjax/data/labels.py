@@ -8,7 +8,19 @@ import numpy as np
 from segjax.data.images import DataError
 
 IGNORE = 255
+VOID_COLOUR = (224, 224, 192)  # of PASCAL VOC
 MAP_EXAMPLE = '--config.data.label_map="{%s}"'
+
+Colour = tuple[int, int, int]  # RGB, 0..255
+
+
+def colour_map(count: int) -> tuple[Colour, ...]:
+    """Returns the first colours of PASCAL VOC: the bits of the index, dealt to red, green, blue."""
+
+    def channel(index: int, offset: int) -> int:
+        return sum((index >> (3 * bit + offset) & 1) << (7 - bit) for bit in range(3))
+
+    return tuple(tuple(channel(i, c) for c in range(3)) for i in range(count))
 
 
 def parse_label_map(text: str) -> dict[int, int]:

@@ -23,15 +23,16 @@ import jax.numpy as jnp
 import numpy as np
 import rich.table
 
-from segjax import checkpoint, config, crf, log, metrics, steps
+from segjax import config, crf, log, metrics, steps
 from segjax import crf_rnn as refinement
 from segjax import training as runs
 from segjax.data import datasets, pipeline
 from segjax.evaluate.scoring import Evaluation
 from segjax.files import whole_file, write_json
-from segjax.predict import crf_choice, program, protocols
+from segjax.predict import program, protocols
+from segjax.workdir import LETTERS, TUNED, open_run
 
-Point = dict[str, float]  # by crf_choice.LETTERS; with "mean_iou" when it was tried
+Point = dict[str, float]  # by workdir.LETTERS; with "mean_iou" when it was tried
 SHOWN = 10  # points in the table
 
 
@@ -85,7 +86,7 @@ class Grid:
 
     def _point(self, w1: float, alpha: float, beta: float) -> Point:
         values = (w1, alpha, beta, self.w2, self.gamma)
-        return dict(zip(crf_choice.LETTERS, map(float, values), strict=True))
+        return dict(zip(LETTERS, map(float, values), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,12 +102,12 @@ class Tuned:
         """The best points, in per cent."""
         before = self.evaluation.scores.mean_iou
         table = rich.table.Table(title=f"CRF parameters, the best {SHOWN} of {len(self.points)}")
-        for heading in (*crf_choice.LETTERS, "mean IoU", "change"):
+        for heading in (*LETTERS, "mean IoU", "change"):
             table.add_column(heading, justify="right")
         for point in self.points[:SHOWN]:
             change = point["mean_iou"] - before
             table.add_row(
-                *(f"{point[letter]:g}" for letter in crf_choice.LETTERS),
+                *(f"{point[letter]:g}" for letter in LETTERS),
                 f"{100 * point['mean_iou']:.2f}",
                 f"{100 * change:+.2f}",
             )
@@ -143,13 +144,13 @@ def tune(
     """
     grid = grid or Grid()
     grid.check()
-    settings = runs.read_config(str(workdir))
+    run = open_run(workdir, step)
+    if run.step is None:
+        raise ValueError(f"{workdir} holds weights alone; a search needs the folder of a run")
+    settings, number, variables = run.config, run.step, run.variables
     settings.data.dir = data_dir or settings.data.dir
     split = split or settings.data.val_split
     way = protocols.find(protocol)
-    with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
-        number = checkpoints.find(step)
-        variables = checkpoints.variables(number)
     prepared = runs.prepare(settings, [split])
     there = len(prepared.source(split))
     settings.data.num_val = images = min(images, there) or there
@@ -159,9 +160,9 @@ def tune(
     samples = _Samples(folder, images, prepared.canvas(split))
     tried = search(samples, grid, settings.crf, prepared.dataset.num_classes, folder)
     points = sorted(tried, key=lambda point: -point["mean_iou"])
-    best = {letter: points[0][letter] for letter in crf_choice.LETTERS}
+    best = {letter: points[0][letter] for letter in LETTERS}
     evaluation = compare(samples, best, settings.crf, prepared.dataset.num_classes)
-    path = workdir / crf_choice.TUNED_FILE
+    path = workdir / TUNED
     about = {"split": split, "step": number, "protocol": protocol, "images": images}
     scores = {
         "mean_iou": evaluation.refined.scores.mean_iou,
@@ -240,7 +241,7 @@ def search(
     """Tries the points of all rounds that `folder/points.json` does not have yet; returns them."""
     path = folder / "points.json"
     known: list[Point] = json.loads(path.read_text()) if path.exists() else []
-    letters = crf_choice.LETTERS
+    letters = LETTERS
     tried = {tuple(p[letter] for letter in letters): p for p in known}
     height, width = samples.canvas
     alpha, beta = grid.least("alpha"), grid.least("beta")

@@ -6,13 +6,10 @@
 Without the option the CRF that was learnt with the network is used, if there is one.
 """
 
-import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from segjax import crf, crf_rnn
-from segjax.config import Config
+from segjax import crf
 from segjax.crf_rnn import Kernels
 from segjax.predict.protocols import Protocol
 
@@ -23,9 +20,6 @@ AUTO, NONE, LEARNT, TUNED = "auto", "none", "learnt", "tuned"
 # The preset of the network's paper, where the protocol names none.
 PAPERS = {"DeepLabV1": "deeplab_v1_largefov", "DeepLabV2VGG": "deeplab_v2_vgg16"}
 DEFAULT = "deeplab_v2_resnet101"
-
-TUNED_FILE = "crf.json"  # in the folder of a run
-LETTERS = ("w1", "alpha", "beta", "w2", "gamma")  # in it; arguments of crf.deeplab_kernels
 
 
 def choose(
@@ -40,7 +34,7 @@ def choose(
         `segjax.crf.PRESETS`; or kernels.
       protocol: of the prediction.
       model: the network.
-      own: CRFs of the run, of `own_crfs`.
+      own: CRFs of the run, `workdir.Run.crfs`.
 
     Raises:
       ValueError: the choice is none of these, or the run has no CRF of that name.
@@ -69,31 +63,3 @@ def choose(
         kernels = "" if isinstance(choice, str) else ", or a tuple of kernels"
         raise ValueError(f"crf={choice!r}; accepted are {names}{kernels}")
     return known[choice]
-
-
-def own_crfs(
-    config: Config, variables: Mapping[str, Any], folder: pathlib.Path
-) -> dict[str, Kernels]:
-    """Returns the CRFs of a run: "learnt" with the network, "tuned" by `segjax tune-crf`.
-
-    Args:
-      config: of the run.
-      variables: of the run.
-      folder: of the run, or of weights; a result of tuning is its crf.json.
-
-    Raises:
-      ValueError: crf.json is damaged.
-    """
-    own: dict[str, Kernels] = {}
-    if config.crf.learn:
-        own[LEARNT] = crf_rnn.kernels(variables["params"]["crf"], config.crf)
-    path = folder / TUNED_FILE
-    if path.exists():
-        try:
-            point = json.loads(path.read_text())
-            own[TUNED] = crf.deeplab_kernels(*(float(point[letter]) for letter in LETTERS))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} is no result of segjax tune-crf: {error!r}; remove it or tune again"
-            ) from error
-    return own

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from PIL import Image
 
+from segjax.data.labels import VOID_COLOUR
 from segjax.files import whole_file
-from segjax.report.pictures import VOID_COLOUR
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,14 +91,6 @@ def save_labels(
         picture.putpalette(table.tobytes())
     with whole_file(path) as file:
         picture.save(file, format="PNG")
-
-
-def voc_palette(number: int) -> tuple[tuple[int, int, int], ...]:
-    """Returns the colours of PASCAL VOC: the bits of an id, in turn those of R, G and B."""
-    return tuple(
-        tuple(sum((i >> 3 * k + c & 1) << 7 - k for k in range(8)) for c in range(3))
-        for i in range(number)
-    )
 
 
 def label_type(num_classes: int) -> type[np.unsignedinteger]:

@@ -22,18 +22,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import augment, checkpoint, models, pretrained, state
-from segjax import config as config_lib
+from segjax import augment, models
 from segjax.config import Config
 from segjax.models import segnet
 from segjax.predict import crf_choice, program, protocols, tiles
 from segjax.predict import images as inputs
 from segjax.predict.crf_choice import Choice
 from segjax.predict.images import Picture
-from segjax.predict.prediction import Prediction, label_type, voc_palette, write_npy
+from segjax.predict.prediction import Prediction, label_type, write_npy
 from segjax.predict.program import Kernels, Size
 from segjax.predict.protocols import Protocol
-from segjax.pretrained.files import WEIGHTS
+from segjax.workdir import open_run
 
 # Sides of the square canvases, one more where corners are aligned: 513 is the papers' for VOC.
 SIDES = (256, 512, 768, 1152)
@@ -61,37 +60,16 @@ def load(
     Raises:
       ValueError: there is no network, it is damaged, or it is none of segjax.
     """
-    path = pathlib.Path(path).expanduser().absolute()
-    if not path.exists():
-        raise ValueError(f"{path} does not exist; give the folder of a run, or of weights")
-    variables, metadata, folder = _stored(path, step)
-    described = metadata.get("config") if isinstance(metadata, dict) else None
-    if not isinstance(described, dict) or "model" not in described:
-        raise ValueError(
-            f"{path} is no network of segjax, or only a part of one: nothing in it describes a "
-            "network. Train from it with --config.train.init_from"
-        )
-    try:
-        config = config_lib.from_dict(described, model_classes())
-        variables = _fitting(path, config, variables)
-    except TypeError as error:  # a value of another type than the field's
-        raise ValueError(f"{path} describes its network wrongly: {error}") from error
-    number = config.model.num_classes
+    run = open_run(path, step)
     return Segmenter(
-        config,
-        variables,
-        classes=metadata.get("classes") or [f"class {i}" for i in range(number)],
-        palette=metadata.get("palette") or voc_palette(number),
-        crfs=crf_choice.own_crfs(config, variables, folder),
+        run.config,
+        run.variables,
+        classes=run.classes,
+        palette=run.palette,
+        crfs=run.crfs,
         canvases=canvases,
         batch_size=batch_size,
     )
-
-
-def model_classes() -> dict[str, type]:
-    """Returns the classes that the network of a configuration, and its fields, may have."""
-    found = {name: getattr(models, name) for name in models.__all__}
-    return {name: value for name, value in found.items() if isinstance(value, type)}
 
 
 class Segmenter:
@@ -393,33 +371,6 @@ class Segmenter:
                 blocks.append(block)
             strip = np.concatenate([np.asarray(block) for block in blocks], axis=1)
             yield strip[: height - row * step, :width]
-
-
-def _stored(path: pathlib.Path, step: str) -> tuple[dict[str, Any], dict[str, Any], pathlib.Path]:
-    """Returns variables, metadata and folder of a run, a checkpoint or a folder of weights."""
-    if path.is_file() and path.name != WEIGHTS:
-        raise ValueError(
-            f"{path} is a file; give the folder of a run, or a file {WEIGHTS} with its config.json "
-            "beside it. Published weights: segjax convert FILE FOLDER"
-        )
-    if path.is_file() or (path / WEIGHTS).is_file():
-        return *pretrained.load_weights(path), path.parent if path.is_file() else path
-    if path.parent.name == "checkpoints" and path.name.isdigit():
-        path, step = path.parent.parent, path.name
-    elif path.name == "checkpoints":
-        path = path.parent
-    with checkpoint.Checkpoints(path, read_only=True) as checkpoints:
-        number = checkpoints.find(str(step))
-        return checkpoints.variables(number), checkpoints.metadata(number), path
-
-
-def _fitting(path: pathlib.Path, config: Config, variables: dict[str, Any]) -> dict[str, Any]:
-    """Returns the variables as the network has them; raises ValueError where they differ."""
-    init = functools.partial(state.init_variables, config.model, size=(64, 64), crf=config.crf)
-    fitted, report = pretrained.merge(jax.eval_shape(init, jax.random.key(0)), variables)
-    if report.new or report.unused:
-        raise ValueError(f"{path} does not fit the network it describes: {report}")
-    return fitted
 
 
 def _canvases(config: Config) -> list[Size]:

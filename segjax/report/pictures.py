@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from segjax.data.labels import VOID_COLOUR
 from segjax.files import write_bytes
 
-VOID_COLOUR = (224, 224, 192)  # of PASCAL VOC
 RIGHT, WRONG = (40, 160, 70), (220, 40, 40)
 _FONT, _TEXT, _PAPER = cv2.FONT_HERSHEY_SIMPLEX, (30, 30, 30), 255
 

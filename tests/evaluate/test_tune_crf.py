@@ -17,7 +17,7 @@ from segjax.data import datasets
 from segjax.evaluate import tune_crf as tune
 from segjax.evaluate.scoring import Evaluation
 from segjax.models import SegNetBasic
-from segjax.predict import crf_choice
+from segjax.workdir import begin, open_run, own_crfs
 
 IMAGES = 3
 
@@ -36,7 +36,7 @@ def run(tmp_path_factory):
     config.train.batch_size = jax.device_count()
     variables = state.init_variables(config.model, jax.random.key(0), (32, 32))
     tx = state.transformation(config, variables["params"])
-    runs.begin(config, folder, 0)
+    begin(config, folder, 0)
     with checkpoint.Checkpoints(folder) as checkpoints:
         metadata = runs.metadata(config, datasets.DATASETS["shapes"])
         checkpoints.save(3, state.create(variables, tx), position={}, metadata=metadata)
@@ -85,8 +85,8 @@ def test_a_search_that_was_stopped_goes_on_and_is_what_prediction_uses(run, monk
     best = json.loads((run / "crf.json").read_text())
     points = json.loads((folder / "points.json").read_text())
     assert max(points, key=lambda p: p["mean_iou"])["w1"] == best["w1"]
-    config = runs.read_config(str(run))
-    own = crf_choice.own_crfs(config, {}, run)
+    config = open_run(run).config
+    own = own_crfs(config, {}, run)
     assert own == {"tuned": crf.deeplab_kernels(best["w1"], 10.0, 10.0, 3.0, 3.0)}
 
     assert segjax.load(run).crfs == own
@@ -104,7 +104,7 @@ def test_a_search_that_was_stopped_goes_on_and_is_what_prediction_uses(run, monk
 
     (run / "crf.json").write_text('{"w1": 3}')
     with pytest.raises(ValueError, match=r"crf\.json is no result of segjax tune-crf: KeyError"):
-        crf_choice.own_crfs(config, {}, run)
+        own_crfs(config, {}, run)
 
 
 def test_rounds_halve_the_steps_round_the_best():

@@ -11,8 +11,8 @@ import pytest
 import safetensors.numpy
 
 from segjax import config, crf, models, state
+from segjax.data.labels import colour_map
 from segjax.predict import export
-from segjax.predict import prediction as labelmaps
 from segjax.predict import segmenter as predict
 from segjax.predict.protocols import Protocol
 
@@ -37,7 +37,7 @@ def segmenter(model=None, **changes):
     model = model or models.SegNetBasic(num_classes=4, width=4)
     cfg = config.Config(model=model, **changes)
     variables = state.init_variables(model, jax.random.key(0), (32, 32))
-    palette = labelmaps.voc_palette(model.num_classes)
+    palette = colour_map(model.num_classes)
     classes = "abcdefgh"[: model.num_classes]
     return predict.Segmenter(cfg, variables, classes=classes, palette=palette)
 

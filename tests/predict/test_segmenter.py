@@ -16,8 +16,8 @@ from PIL import Image
 import segjax
 from segjax import checkpoint, config, crf, models, pretrained, state, steps
 from segjax import crf_rnn as refinement
+from segjax.data.labels import colour_map
 from segjax.models import segnet
-from segjax.predict import prediction as labelmaps
 from segjax.predict import protocols
 from segjax.predict import segmenter as predict
 from segjax.predict.protocols import Protocol
@@ -36,7 +36,7 @@ def metadata_of(cfg):
         "config": config.to_dict(cfg),
         "dataset": "streets",
         "classes": list(CLASSES),
-        "palette": [list(colour) for colour in labelmaps.voc_palette(len(CLASSES))],
+        "palette": [list(colour) for colour in colour_map(len(CLASSES))],
     }
 
 
@@ -140,7 +140,7 @@ def test_probabilities_entropy_and_overlay(seg):
     exact = lazy.probs.astype(np.float64)
     np.testing.assert_allclose(lazy.entropy, -(exact * np.log(exact)).sum(-1), atol=1e-6)
     assert lazy.entropy.max() <= np.log(5)
-    colours = np.array(labelmaps.voc_palette(5))[lazy.labels]
+    colours = np.array(colour_map(5))[lazy.labels]
     np.testing.assert_array_equal(lazy.overlay(1.0), colours)
     np.testing.assert_array_equal(lazy.overlay(0.0), image)
     np.testing.assert_allclose(lazy.overlay(0.25), 0.75 * image + 0.25 * colours, atol=0.5)
@@ -149,10 +149,10 @@ def test_probabilities_entropy_and_overlay(seg):
 
 
 def test_voc_palette_is_the_published_one():
-    palette = labelmaps.voc_palette(22)
+    palette = colour_map(22)
     assert palette[:3] == ((0, 0, 0), (128, 0, 0), (0, 128, 0))
     assert palette[15] == (192, 128, 128) and palette[20] == (0, 64, 128)  # person, tv monitor
-    assert labelmaps.voc_palette(256)[255] == (224, 224, 192)  # void
+    assert colour_map(256)[255] == (224, 224, 192)  # void
 
 
 def test_saved_label_maps_hold_ids_and_colours(seg, tmp_path):
@@ -198,7 +198,7 @@ def test_lists_arrays_and_mixed_sizes_are_like_single_pictures(seg, run, tmp_pat
 def test_a_hundred_sizes_compile_four_programs(run):
     model = models.SegNetBasic(num_classes=3, width=1)
     cfg = config.Config(model=model)
-    seg = predict.Segmenter(cfg, variables_of(cfg), classes="abc", palette=labelmaps.voc_palette(3))
+    seg = predict.Segmenter(cfg, variables_of(cfg), classes="abc", palette=colour_map(3))
     random = np.random.default_rng(0)
     sizes = random.integers(32, 1101, (100, 2))
     sizes[6:] //= 8  # most of them small, so that the test is fast
@@ -406,7 +406,7 @@ def test_monte_carlo(seg):
 def test_monte_carlo_is_of_segnet():
     model = models.DeepLabV3(num_classes=2, depth=14, width=4, features=4)
     cfg = config.Config(model=model)
-    seg = predict.Segmenter(cfg, {}, classes="ab", palette=labelmaps.voc_palette(2))
+    seg = predict.Segmenter(cfg, {}, classes="ab", palette=colour_map(2))
     with pytest.raises(ValueError, match="of SegNet and SegNetBasic with dropout, not of DeepLab"):
         seg.monte_carlo(picture(9, 9))
 

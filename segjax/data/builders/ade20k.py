@@ -2,8 +2,9 @@
 
 from typing import Any, ClassVar
 
-from segjax.data.builders.base import SegmentationBuilder, colour_map
+from segjax.data.builders.base import SegmentationBuilder
 from segjax.data.examples import Pair
+from segjax.data.labels import colour_map
 
 CLASSES = (
     *("wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane"),

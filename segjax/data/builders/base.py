@@ -20,17 +20,6 @@ from segjax.data.labels import to_train_ids
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
-Colour = tuple[int, int, int]
-
-
-def colour_map(count: int) -> tuple[Colour, ...]:
-    """Returns the first colours of PASCAL VOC: the bits of the index, dealt to red, green, blue."""
-
-    def channel(index: int, offset: int) -> int:
-        return sum((index >> (3 * bit + offset) & 1) << (7 - bit) for bit in range(3))
-
-    return tuple(tuple(channel(i, c) for c in range(3)) for i in range(count))
-
 
 class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Prepares one split of a data set; its subclasses know where the files lie.

@@ -16,10 +16,10 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from segjax.data.builders.base import Colour, SegmentationBuilder, colour_map
+from segjax.data.builders.base import SegmentationBuilder
 from segjax.data.examples import Pair
 from segjax.data.images import DataError
-from segjax.data.labels import IGNORE, MAP_EXAMPLE, spans
+from segjax.data.labels import IGNORE, MAP_EXAMPLE, Colour, colour_map, spans
 
 MASKS = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")  # JPEG to be refused with the reason
 CLASSES_FILE = "classes.txt"

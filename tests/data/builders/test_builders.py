@@ -8,13 +8,13 @@ import pytest
 from segjax import config
 from segjax.data import datasets, images
 from segjax.data.builders.ade20k import Ade20k
-from segjax.data.builders.base import colour_map
 from segjax.data.builders.camvid import Camvid
 from segjax.data.builders.cityscapes import Cityscapes
 from segjax.data.builders.folder import Folder
 from segjax.data.builders.shapes import Shapes
 from segjax.data.builders.voc_segmentation import VocSegmentation
 from segjax.data.images import DataError
+from segjax.data.labels import colour_map
 from tests.data.files import blocks, folder, jpeg, picture, png, write
 
 SHARED = pathlib.Path(__file__).parents[4] / "shared/data"
