@@ -358,7 +358,7 @@ def test_names_of_the_multi_scale_wrapper_are_known():
     tensors = golden("kazuto1011_deeplabv2")[0]
     source = pretrained.SOURCES["kazuto1011_deeplabv2"]
     for prefix in ("base.", "scale.", "module.base.", "scale.base."):
-        assert [source.rename(prefix + name) for name in tensors] == list(tensors)
+        assert [source.canonical(prefix + name) for name in tensors] == list(tensors)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
@@ -690,7 +690,7 @@ def test_names_of_the_data_set_in_a_caffemodel_are_dropped():
     for net in ("deeplab_v1_large_fov", "deeplab_v2_vgg"):
         source = pretrained.SOURCES["deeplab_vgg_caffe"]
         names = list(golden(net)[0])
-        assert [source.rename(n.replace("fc8", "fc8_voc12")) for n in names] == names
+        assert [source.canonical(n.replace("fc8", "fc8_voc12")) for n in names] == names
 
 
 def test_the_program_converts_a_network(tmp_path, folder, capsys, monkeypatch):

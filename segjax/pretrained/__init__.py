@@ -143,7 +143,7 @@ def convert(
     chosen = _source(path, tensors, source)
     if chosen is None:
         raise ValueError(f"{path} is in segjax's own form already")
-    model = chosen.build({chosen.rename(name): array for name, array in tensors.items()})
+    model = chosen.build({chosen.canonical(name): array for name, array in tensors.items()})
     image = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), image)
     merged, report = _load(path, tensors, chosen, model, shapes, True, seed)

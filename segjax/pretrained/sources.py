@@ -54,7 +54,7 @@ class Source:
     note: str = ""  # to be told to the reader of every report
     caution: Callable[[nn.Module], str] = lambda model: ""  # to be told where the network differs
 
-    def rename(self, name: str) -> str:
+    def canonical(self, name: str) -> str:
         """Returns a tensor's name without what wrappers and versions of the file put there."""
         for pattern, replacement in ((r"^(?:module\.)+", ""), *self.renames):
             name = re.sub(pattern, replacement, name)
@@ -83,7 +83,7 @@ class Source:
 def detect(tensors: Tensors) -> str | None:
     """Returns the key of the source that has such tensors, None when there is none."""
     for key, source in SOURCES.items():
-        if any(re.fullmatch(source.mark, source.rename(name)) for name in tensors):
+        if any(re.fullmatch(source.mark, source.canonical(name)) for name in tensors):
             return key
     return None
 
@@ -105,7 +105,7 @@ def translate(
       epsilon: of the network's BatchNorm layers.
       seed: of the draw of filters where fully connected layers are decimated.
     """
-    named = {source.rename(name): array for name, array in tensors.items()}
+    named = {source.canonical(name): array for name, array in tensors.items()}
     values, used = {}, set()
     for path, shape in shapes.items():
         layer, kind = _layer(path), path.rsplit("/", 1)[1]
