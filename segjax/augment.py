@@ -19,14 +19,13 @@ centres the image.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from segjax import ops
 from segjax.config import Augment, Input
 
-IGNORE = 255
 GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -138,7 +137,7 @@ def valid_size(
     edge of the canvas. Of a canvas that is nothing else, all is valid.
     """
     colour = jnp.clip(jnp.round(_channels(fill, 3)), 0, 255).astype(image.dtype)
-    used = jnp.any(image != colour, axis=-1) | (label != IGNORE)
+    used = jnp.any(image != colour, axis=-1) | (label != ops.IGNORE_LABEL)
     ends = []
     for axis in (1, 0):
         line = jnp.any(used, axis=axis)
@@ -182,17 +181,21 @@ def crop_and_scale(
         The image [*size, 3] and its label [*size], dtypes as given.
     """
     image, label, valid = jnp.asarray(image), jnp.asarray(label), _valid(label, valid)
-    rows = _axis(valid[0], scale, top, None, size[0])
-    columns = _axis(valid[1], scale, left, flip, size[1])
+    scaled = valid if scale is None else scaled_size(valid, scale)
+    *pixels, inside = _crop(scaled, top, left, flip, size)
+    axes = list(zip(pixels, scaled, valid, label.shape))
+    nearest = [(2 * jnp.clip(at, 0, to - 1) + 1) * side // (2 * to) for at, to, side, _ in axes]
     if scale is None:
-        image = image[rows[1]][:, columns[1]]
+        image = image[nearest[0]][:, nearest[1]]
     else:
         # 0..255 times a weight: bfloat16 passes, the default on TPU, would lose a grey level.
-        matrices = [_hat(axis[0], side) for axis, side in zip((rows, columns), label.shape)]
-        image = jnp.einsum("ih,hwc->iwc", matrices[0], image, precision="highest")
-        image = jnp.einsum("jw,iwc->ijc", matrices[1], image, precision="highest")
-    inside = rows[2][:, None] & columns[2][None, :]
-    label = label[rows[1]][:, columns[1]]
+        weights = [
+            ops.bilinear_weights(at, to, side, jnp.arange(n), align_corners=False)
+            for at, to, side, n in axes
+        ]
+        image = jnp.einsum("ih,hwc->iwc", weights[0], image, precision="highest")
+        image = jnp.einsum("jw,iwc->ijc", weights[1], image, precision="highest")
+    label = label[nearest[0]][:, nearest[1]]
     return _fill_outside(image, label, inside, fill)
 
 
@@ -221,13 +224,9 @@ def warp(
         The image [*size, 3] and its label [*size], dtypes as given.
     """
     image, label, valid = jnp.asarray(image), jnp.asarray(label), _valid(label, valid)
-    sides = valid if scale is None else scaled_size(valid, scale)
-    height, width = (side.astype(jnp.float32) for side in sides)
-    rows = jnp.arange(size[0]) + top
-    columns = jnp.arange(size[1]) + left
-    inside = (rows < sides[0])[:, None] & (columns < sides[1])[None, :]
-    if flip is not None:
-        columns = jnp.where(flip, sides[1] - 1 - columns, columns)
+    scaled = valid if scale is None else scaled_size(valid, scale)
+    rows, columns, inside = _crop(scaled, top, left, flip, size)
+    height, width = (side.astype(jnp.float32) for side in scaled)
     dy = (rows.astype(jnp.float32) + 0.5 - height / 2)[:, None]  # from the middle
     dx = (columns.astype(jnp.float32) + 0.5 - width / 2)[None, :]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -328,26 +327,20 @@ def _random_colour(
     return jnp.where(inside[..., None], image, _channels(fill, 3))
 
 
-def _axis(
-    side: jax.Array, scale: jax.Array | float | None, start: jax.Array | int, flip: Any, size: int
+def _crop(
+    scaled: tuple[jax.Array, jax.Array],
+    top: jax.Array | int,
+    left: jax.Array | int,
+    flip: jax.Array | bool | None,
+    size: tuple[int, int],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns for `size` output pixels: source position, nearest source index, whether inside."""
-    (scaled,) = (side,) if scale is None else scaled_size((side,), scale)
-    at = jnp.arange(size) + start
-    inside = at < scaled
-    at = jnp.minimum(at, scaled - 1)
+    """Returns the rows and columns of the scaled image in a crop, and which pixels it has."""
+    rows = jnp.arange(size[0]) + top
+    columns = jnp.arange(size[1]) + left
+    inside = (rows < scaled[0])[:, None] & (columns < scaled[1])[None, :]
     if flip is not None:
-        at = jnp.where(flip, scaled - 1 - at, at)
-    nearest = (2 * at + 1) * side // (2 * scaled)
-    position = (2 * at + 1).astype(jnp.float32) * side.astype(jnp.float32)
-    position = position / (2 * scaled).astype(jnp.float32) - 0.5
-    return jnp.clip(position, 0, (side - 1).astype(jnp.float32)), nearest, inside
-
-
-def _hat(position: jax.Array, side: int) -> jax.Array:
-    """Returns the matrix [outputs, side] that interpolates linearly at `position`."""
-    distance = jnp.abs(position[:, None] - jnp.arange(side, dtype=jnp.float32)[None, :])
-    return jnp.maximum(1 - distance, 0)
+        columns = jnp.where(flip, scaled[1] - 1 - columns, columns)
+    return rows, columns, inside
 
 
 def _valid(label: jax.Array, valid: tuple | None) -> tuple[jax.Array, jax.Array]:
@@ -358,7 +351,7 @@ def _fill_outside(
     image: jax.Array, label: jax.Array, inside: jax.Array, fill: Sequence[float]
 ) -> tuple[jax.Array, jax.Array]:
     image = jnp.where(inside[..., None], image, _channels(fill, 3))
-    return image, jnp.where(inside, label, IGNORE)
+    return image, jnp.where(inside, label, ops.IGNORE_LABEL)
 
 
 def _channels(values: Sequence[float], ndim: int) -> jax.Array:

@@ -6,8 +6,6 @@ import jax.numpy as jnp
 
 from segjax import ops
 
-IGNORE_LABEL = 255
-
 
 def cross_entropy(
     logits: jax.Array, label: jax.Array, *, class_weights: jax.Array | None = None

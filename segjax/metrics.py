@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse, spatial
 
+from segjax.ops import IGNORE_LABEL
+
 
 def confusion_matrix(label: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
     """Counts pixels by class: int32 [C, C], a row per true and a column per predicted class.
@@ -112,9 +114,7 @@ def _mean(values: np.ndarray) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def trimap(
-    label: jax.Array, width: int, *, size: jax.Array | None = None, ignore_label: int = 255
-) -> jax.Array:
+def trimap(label: jax.Array, width: int, *, size: jax.Array | None = None) -> jax.Array:
     """Keeps the labels within `width` pixels of the ignored ones; all others become ignored.
 
     DeepLab's measure along boundaries (DeepLab v1, Fig. 5; v2, Fig. 10): the void rim is dilated
@@ -125,11 +125,10 @@ def trimap(
       width: pixels.
       size: int [B, 2], height and width of each image on its canvas. Around it the label is ignored
         too, but is no void, and the edge of an image no boundary. None: the images fill the canvas.
-      ignore_label: the id of void pixels.
     """
     chex.assert_rank(label, 3)
     side = 2 * width + 1
-    void = label == ignore_label
+    void = label == IGNORE_LABEL
     if size is not None:
         for axis in (1, 2):
             pixel = jax.lax.broadcasted_iota(jnp.int32, label.shape, axis)
@@ -138,7 +137,7 @@ def trimap(
     # The square is a row and a column: 2 * side comparisons a pixel in place of side * side.
     for window in ((1, side, 1), (1, 1, side)):
         void = jax.lax.reduce_window(void, 0, jax.lax.max, window, (1, 1, 1), "SAME")
-    return jnp.where(void > 0, label, ignore_label)
+    return jnp.where(void > 0, label, IGNORE_LABEL)
 
 
 def boundary_f1(

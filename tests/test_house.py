@@ -27,9 +27,9 @@ RULES: dict[str, set[str]] = {
     "segjax/models": {"jax", "flax", "segjax.models", "segjax.ops"},
     "segjax/config.py": set(),
     "segjax/files.py": set(),
-    "segjax/augment.py": {"jax", "segjax.config"},
+    "segjax/augment.py": {"jax", "segjax.config", "segjax.ops"},
     "segjax/losses.py": {"jax", "chex", "segjax.ops"},
-    "segjax/metrics.py": {*SCIENCE, "chex", "scipy"},
+    "segjax/metrics.py": {*SCIENCE, "chex", "scipy", "segjax.ops"},
     "segjax/optim.py": {"jax", "optax", "segjax.config"},
     "segjax/crf_rnn.py": {"jax", "segjax.config", "segjax.crf", "segjax.ops"},
     "segjax/state.py": {"jax", "flax", "optax", "segjax.config", "segjax.crf_rnn", "segjax.optim"},
@@ -49,7 +49,7 @@ RULES: dict[str, set[str]] = {
     },
     "segjax/data": {
         *{"numpy", "cv2", "rich", "tensorflow_datasets"},
-        *{"segjax.config", "segjax.data", "segjax.files"},
+        *{"segjax.config", "segjax.data", "segjax.files", "segjax.ops.IGNORE_LABEL"},
     },
     "segjax/data/pipeline.py": {"absl", "grain", "jax"},
     "segjax/pretrained": {*SCIENCE, "flax", "segjax.config.Input", "segjax.models"}
@@ -64,12 +64,12 @@ RULES: dict[str, set[str]] = {
     "segjax/evaluate": {
         *{*SCIENCE, "rich"},
         *{"segjax.config", "segjax.crf", "segjax.crf_rnn", "segjax.checkpoint", "segjax.data"},
-        *{"segjax.evaluate", "segjax.files", "segjax.log", "segjax.metrics", "segjax.predict"},
-        *{"segjax.steps", "segjax.training"},
+        *{"segjax.evaluate", "segjax.files", "segjax.log", "segjax.metrics", "segjax.ops"},
+        *{"segjax.predict", "segjax.steps", "segjax.training"},
     },
     "segjax/report": {
         *{"cv2", "jinja2", "numpy"},
-        *{"segjax.evaluate.scoring.Example", "segjax.files", "segjax.report"},
+        *{"segjax.evaluate.scoring.Example", "segjax.files", "segjax.ops", "segjax.report"},
     },
     "segjax/cli": {"jax", "rich", "segjax"},
     "segjax/cli/main.py": {"importlib"},

@@ -20,8 +20,9 @@ from segjax import config
 from segjax.data.builders import ade20k, camvid, cityscapes, folder, shapes, voc_segmentation
 from segjax.data.builders.base import SegmentationBuilder
 from segjax.data.examples import Summary
-from segjax.data.labels import IGNORE, Colour, parse_label_map
+from segjax.data.labels import Colour, parse_label_map
 from segjax.files import write_json
+from segjax.ops import IGNORE_LABEL
 
 FORMAT = 2  # of the prepared folder; another number prepares again
 SUMMARY = "summary.json"
@@ -146,9 +147,9 @@ class Checked:
         for split, s in self.summaries.items():
             table.add_column(f"{split} ({s.num_images})", justify="right")
         table.add_column("weight", justify="right")
-        rows = [*enumerate(self.dataset.classes), (IGNORE, "ignored")]
+        rows = [*enumerate(self.dataset.classes), (IGNORE_LABEL, "ignored")]
         for i, name in rows:
-            weight = "" if i == IGNORE else f"{self.class_weights[i]:.4f}"
+            weight = "" if i == IGNORE_LABEL else f"{self.class_weights[i]:.4f}"
             shares = [
                 f"{s.pixels[i] / sum(s.pixels):.2%} in {s.images[i]}"
                 for s in self.summaries.values()

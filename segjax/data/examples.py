@@ -13,7 +13,7 @@ import numpy as np
 
 from segjax.data import images
 from segjax.data.images import DataError
-from segjax.data.labels import IGNORE
+from segjax.ops import IGNORE_LABEL
 
 SHOWN = 10  # problems listed in one error
 THREADS = 8
@@ -96,7 +96,7 @@ class Summary:
 
     def ids(self) -> list[int]:
         """Returns the train ids that occur, 255 not among them."""
-        return [i for i, n in enumerate(self.pixels[:IGNORE]) if n]
+        return [i for i, n in enumerate(self.pixels[:IGNORE_LABEL]) if n]
 
     def finish(self, masks: str) -> None:
         """Computes the class weights.
@@ -107,7 +107,7 @@ class Summary:
         Raises:
             DataError: every mask is fine by itself, but all together cannot be.
         """
-        if self.pixels[IGNORE] and self.ids() == [0]:
+        if self.pixels[IGNORE_LABEL] and self.ids() == [0]:
             raise DataError(
                 f"{masks} hold only {{0, 255}} and 255 is the ignore label, so every object pixel "
                 'would be ignored. Fix: --config.data.label_map="{0:0,255:1}"'
@@ -117,7 +117,7 @@ class Summary:
                 f"{masks} hold only 255, the ignore label: there is nothing to learn or to score. "
                 "(The labels of a test server's split are not public.)"
             )
-        weights = median_frequency(self.pixels[:IGNORE], self.image_pixels[:IGNORE])
+        weights = median_frequency(self.pixels[:IGNORE_LABEL], self.image_pixels[:IGNORE_LABEL])
         self.class_weights = weights.tolist()
 
 

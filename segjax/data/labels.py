@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from segjax.data.images import DataError
+from segjax.ops import IGNORE_LABEL
 
-IGNORE = 255
 VOID_COLOUR = (224, 224, 192)  # of PASCAL VOC
 MAP_EXAMPLE = '--config.data.label_map="{%s}"'
 
@@ -38,7 +38,7 @@ def parse_label_map(text: str) -> dict[int, int]:
             f"data.label_map={text!r} is not a map of ids; write the id in the file, a colon and "
             "the id it becomes: " + MAP_EXAMPLE % "0:0,255:1"
         )
-    if bad := [i for i in found.values() if not 0 <= i <= IGNORE]:
+    if bad := [i for i in found.values() if not 0 <= i <= IGNORE_LABEL]:
         raise ValueError(
             f"data.label_map={text!r} maps to {bad[0]}; classes are 0..254, and 255 is ignored"
         )
@@ -123,7 +123,7 @@ def _from_fractions(mask: np.ndarray) -> np.ndarray:
 def _wrong_ids(mask: np.ndarray, wrong: list[int], ids: Mapping, *, present: np.ndarray) -> str:
     where = mask == wrong[0]
     row, column = np.argwhere(where)[0]
-    classes = len(set(ids.values()) - {IGNORE})
+    classes = len(set(ids.values()) - {IGNORE_LABEL})
     text = (
         f"has id {wrong[0]} at row {row}, column {column} ({where.sum():,} pixels) but "
         f"num_classes={classes} allows {spans(ids)}."
@@ -155,6 +155,6 @@ def spans(numbers: Iterable[int]) -> str:
         else:
             runs.append([number, number])
     parts = [f"{a}" if a == b else f"{a}..{b}" for a, b in runs]
-    if len(parts) > 1 and parts[-1] == str(IGNORE):
-        return f"{', '.join(parts[:-1])} (and {IGNORE})"
+    if len(parts) > 1 and parts[-1] == str(IGNORE_LABEL):
+        return f"{', '.join(parts[:-1])} (and {IGNORE_LABEL})"
     return ", ".join(parts)

@@ -23,7 +23,7 @@ from segjax import config
 from segjax.data import images
 from segjax.data.datasets import Prepared
 from segjax.data.images import DataError
-from segjax.data.labels import IGNORE
+from segjax.ops import IGNORE_LABEL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,7 +327,7 @@ def load(
         DataError: a record cannot be decoded.
     """
     image = np.full((len(records), *canvas, 3), fill, np.uint8)
-    label = np.full((len(records), *canvas), IGNORE, np.int32)
+    label = np.full((len(records), *canvas), IGNORE_LABEL, np.int32)
     ids, sizes = [], np.zeros((len(records), 2), np.int32)
     for i, record in enumerate(records):
         ids.append("" if record is None else record["id"].decode())

@@ -29,6 +29,7 @@ from segjax import training as runs
 from segjax.data import datasets, pipeline
 from segjax.evaluate.scoring import Evaluation
 from segjax.files import whole_file, write_json
+from segjax.ops import IGNORE_LABEL
 from segjax.predict import program, protocols
 from segjax.workdir import LETTERS, TUNED, open_run
 
@@ -347,7 +348,7 @@ class _Samples:
             yield (
                 np.pad(scores, [*border, (0, 0)]),
                 np.pad(image, [*border, (0, 0)]),
-                np.pad(label, border, constant_values=255),
+                np.pad(label, border, constant_values=IGNORE_LABEL),
                 size,
             )
 

@@ -3,11 +3,12 @@
 from segjax.models.atrous import AtrousConv
 from segjax.models.deeplab_v1 import DeepLabV1
 from segjax.models.deeplab_v2 import DeepLabV2ResNet, DeepLabV2VGG, SumASPP
-from segjax.models.deeplab_v3 import ASPP, DeepLabV3, DeepLabV3Cascade, TorchvisionDeepLabV3
-from segjax.models.layers import MaxUnpool, Norm
+from segjax.models.deeplab_v3 import ASPP, DeepLabV3, DeepLabV3Cascade
+from segjax.models.layers import FCNHead, MaxUnpool, Norm
 from segjax.models.pspnet import PSPNet, PyramidPooling
 from segjax.models.resnet import ResNet
 from segjax.models.segnet import SegNet, SegNetBasic, monte_carlo
+from segjax.models.torchvision import TorchvisionDeepLabV3
 
 __all__ = [
     "ASPP",
@@ -17,6 +18,7 @@ __all__ = [
     "DeepLabV2VGG",
     "DeepLabV3",
     "DeepLabV3Cascade",
+    "FCNHead",
     "MaxUnpool",
     "Norm",
     "PSPNet",

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.atrous import AtrousConv
+from segjax.models.layers import conv
 from segjax.models.vgg import VGG16
 
 MSC_STRIDES = {"image": 8, "pool1": 4, "pool2": 2, "pool3": 1, "pool4": 1}  # to pool5's grid
@@ -37,7 +38,7 @@ def fc6_fc7(
         name=f"fc6{suffix}",
     )
     x = nn.Dropout(0.5, deterministic=not train)(nn.relu(fc6(x)))
-    fc7 = AtrousConv(width, (1, 1), use_bias=True, dtype=dtype, name=f"fc7{suffix}")
+    fc7 = conv(width, 1, dtype, f"fc7{suffix}", use_bias=True)
     return nn.Dropout(0.5, deterministic=not train)(nn.relu(fc7(x)))
 
 
@@ -68,7 +69,7 @@ class MultiScaleBranch(nn.Module):
             kernel_init=nn.initializers.he_normal(),
             name="conv1",
         )
-        conv2 = AtrousConv(self.features, (1, 1), use_bias=True, dtype=self.dtype, name="conv2")
+        conv2 = conv(self.features, 1, self.dtype, "conv2", use_bias=True)
         x = nn.Dropout(0.5, deterministic=not train)(nn.relu(conv1(x)))
         return nn.Dropout(0.5, deterministic=not train)(nn.relu(conv2(x)))
 
@@ -115,12 +116,12 @@ class DeepLabV1(nn.Module):
             if end in self.msc:
                 branch = MultiScaleBranch(x.shape[1:3], stride, dtype=self.dtype, name=f"msc{i}")
                 x = jnp.concatenate([x, branch(ends[end], train)], axis=-1)
-        fc8 = AtrousConv(
+        fc8 = conv(
             self.num_classes,
-            (1, 1),
+            1,
+            self.dtype,
+            "fc8",
             use_bias=True,
-            dtype=self.dtype,
             kernel_init=nn.initializers.normal(0.01),
-            name="fc8",
         )
         return {"logits": fc8(x).astype(jnp.float32)}

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from segjax import ops
 from segjax.models.atrous import AtrousConv
 from segjax.models.deeplab_v1 import fc6_fc7
-from segjax.models.layers import Norm
+from segjax.models.layers import Norm, conv
 from segjax.models.resnet import ResNet
 from segjax.models.vgg import VGG16
 
@@ -120,13 +120,13 @@ class DeepLabV2VGG(nn.Module):
         scores = []
         for i, rate in enumerate(self.rates, start=1):
             x = fc6_fc7(features, self.width, 3, rate, train, self.dtype, suffix=f"_{i}")
-            fc8 = AtrousConv(
+            fc8 = conv(
                 self.num_classes,
-                (1, 1),
+                1,
+                self.dtype,
+                f"fc8_{i}",
                 use_bias=True,
-                dtype=self.dtype,
                 kernel_init=nn.initializers.normal(0.01),
-                name=f"fc8_{i}",
             )
             scores.append(fc8(x).astype(jnp.float32))
         return {"logits": sum(scores)}

@@ -2,8 +2,7 @@
 
 Parameter paths: `backbone/...` (segjax.models.resnet); `aspp/conv1/kernel`, `aspp/bn1/{scale,bias}`
 to conv4 (1x1, then the rates in order), `aspp/conv_pool`, `aspp/bn_pool` (image-level features),
-`aspp/conv_project`, `aspp/bn_project`; `logits/{kernel,bias}`. The torchvision variant has
-`head/{conv,bn,logits}` and `aux/{conv,bn,logits}` in place of `logits`.
+`aspp/conv_project`, `aspp/bn_project`; `logits/{kernel,bias}`.
 
 Deviations: the stride lies in the first 1x1 convolution of a stage, as in the ResNet the paper
 cites; the TensorFlow release has it in the last block of the stage before. Either way the rates
@@ -24,9 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.atrous import AtrousConv
-from segjax.models.layers import Norm, batch_norm
-from segjax.models.pspnet import FCNHead
+from segjax.models.layers import Norm, batch_norm, conv
 from segjax.models.resnet import ResNet
 
 
@@ -55,10 +52,8 @@ class ASPP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         def branch(x: jax.Array, suffix: str, size: int = 1, rate: int = 1) -> jax.Array:
-            conv = AtrousConv(
-                self.features, (size, size), rate=rate, dtype=self.dtype, name=f"conv{suffix}"
-            )
-            return nn.relu(batch_norm(self.norm, train, self.dtype, f"bn{suffix}")(conv(x)))
+            layer = conv(self.features, size, self.dtype, f"conv{suffix}", rate=rate)
+            return nn.relu(batch_norm(self.norm, train, self.dtype, f"bn{suffix}")(layer(x)))
 
         branches = [branch(x, "1")]
         branches += [branch(x, str(i), 3, rate) for i, rate in enumerate(self.rates, start=2)]
@@ -67,16 +62,10 @@ class ASPP(nn.Module):
         return branch(jnp.concatenate(branches, axis=-1), "_project")
 
 
-def classifier(num_classes: int, dtype: str) -> AtrousConv:
+def classifier(num_classes: int, dtype: str) -> nn.Module:
     """Returns the 1x1 convolution `logits`."""
-    return AtrousConv(
-        num_classes,
-        (1, 1),
-        use_bias=True,
-        dtype=dtype,
-        kernel_init=nn.initializers.truncated_normal(0.01),
-        name="logits",
-    )
+    init = nn.initializers.truncated_normal(0.01)
+    return conv(num_classes, 1, dtype, "logits", use_bias=True, kernel_init=init)
 
 
 class DeepLabV3(nn.Module):
@@ -160,52 +149,3 @@ class DeepLabV3Cascade(nn.Module):
         )
         x = backbone(image, train)[f"stage{4 + self.cascade}"]  # [B, H/16, W/16, 2048]
         return {"logits": classifier(self.num_classes, self.dtype)(x).astype(jnp.float32)}
-
-
-class TorchvisionDeepLabV3(nn.Module):
-    """torchvision's deeplabv3_resnet50 and deeplabv3_resnet101, for their published weights.
-
-    Other than the paper's: output stride 8 with no multi-grid, the first block of a dilated stage
-    at the rate before, a 3x3 convolution after ASPP, an auxiliary head on stage 3 (loss weight
-    0.5), and align_corners False wherever its logits are resized. 60,996,202 parameters for 21
-    classes; depth 50: 42,004,074.
-
-    Maps float [B, H, W, 3] to float32 [B, h, w, num_classes] under "logits" and "aux".
-    """
-
-    num_classes: int
-    depth: int = 101  # a key of resnet.STAGE_SIZES
-    rates: tuple[int, ...] = (12, 24, 36)  # of ASPP
-    features: int = 256  # channels of ASPP
-    width: int = 64  # channels of the first convolution
-    norm: Norm = dataclasses.field(default_factory=Norm)
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        backbone = ResNet(
-            self.depth,
-            output_stride=8,
-            first_rate="previous",
-            width=self.width,
-            norm=self.norm,
-            dtype=self.dtype,
-            name="backbone",
-        )
-        ends = backbone(image, train)
-        x = ASPP(self.features, self.rates, self.norm, self.dtype, name="aspp")(
-            ends["stage4"], train
-        )
-        x = nn.Dropout(0.5, deterministic=not train)(x)
-        head = FCNHead(
-            self.num_classes, self.features, norm=self.norm, dtype=self.dtype, name="head"
-        )
-        aux = FCNHead(
-            self.num_classes,
-            ends["stage3"].shape[-1] // 4,
-            dropout=0.1,
-            norm=self.norm,
-            dtype=self.dtype,
-            name="aux",
-        )
-        return {"logits": head(x, train), "aux": aux(ends["stage3"], train)}

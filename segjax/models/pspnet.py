@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from segjax import ops
-from segjax.models.atrous import AtrousConv
-from segjax.models.layers import Norm, batch_norm
-from segjax.models.resnet import ResNet, conv
+from segjax.models.layers import FCNHead, Norm, batch_norm, conv
+from segjax.models.resnet import ResNet
 
 POOLS = {"average": ops.adaptive_avg_pool, "max": ops.adaptive_max_pool}
 
@@ -55,30 +54,6 @@ class PyramidPooling(nn.Module):
             y = nn.relu(batch_norm(self.norm, train, self.dtype, f"bn{i}")(y))
             maps.append(ops.resize(y, x.shape[1:3], align_corners=True, antialias=False))
         return jnp.concatenate(maps, axis=-1)
-
-
-class FCNHead(nn.Module):
-    """3x3 convolution, BatchNorm, ReLU, dropout, 1x1 convolution to float32 class scores.
-
-    Parameter paths: `conv/kernel`, `bn/{scale,bias}`, `logits/{kernel,bias}`.
-    """
-
-    num_classes: int
-    features: int
-    dropout: float = 0.0
-    dropout_dims: tuple[int, ...] = ()  # axes dropped together; (1, 2): whole channels
-    norm: Norm = dataclasses.field(default_factory=Norm)
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        x = conv(self.features, 3, self.dtype, "conv")(x)
-        x = nn.relu(batch_norm(self.norm, train, self.dtype, "bn")(x))
-        x = nn.Dropout(self.dropout, self.dropout_dims, deterministic=not train)(x)
-        logits = AtrousConv(
-            self.num_classes, (1, 1), use_bias=True, dtype=self.dtype, name="logits"
-        )
-        return logits(x).astype(jnp.float32)
 
 
 class PSPNet(nn.Module):

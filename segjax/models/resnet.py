@@ -13,9 +13,8 @@ import functools
 import flax.linen as nn
 import jax
 
-from segjax.models.atrous import AtrousConv
-from segjax.models.layers import Norm, batch_norm
-from segjax.models.vgg import max_pool
+from segjax.models.layers import Norm, batch_norm, conv
+from segjax.ops import max_pool
 
 STAGE_SIZES = {  # depth: blocks per stage; 14 and 26 are for tests and small machines
     14: (1, 1, 1, 1),
@@ -75,25 +74,6 @@ def plan(
     return tuple(stages)
 
 
-def conv(
-    features: int, size: int, dtype: str, name: str, *, stride: int = 1, rate: int = 1
-) -> nn.Module:
-    """Returns a square convolution without bias, padded by `rate * (size - 1) / 2` on each side."""
-    if stride == 1:
-        return AtrousConv(features, (size, size), rate=rate, dtype=dtype, name=name)
-    return nn.Conv(
-        features,
-        (size, size),
-        strides=stride,
-        padding=rate * (size - 1) // 2,
-        kernel_dilation=rate,
-        use_bias=False,
-        dtype=dtype,
-        kernel_init=nn.initializers.he_normal(),
-        name=name,
-    )
-
-
 class Stem(nn.Module):
     """Reduces the image by four: [B, H, W, 3] to [B, H/4, W/4, C] (C: 64, deep stem 128).
 
@@ -120,7 +100,7 @@ class Stem(nn.Module):
         for i, (kernel, stride, features) in enumerate(layers[self.kind], start=1):
             x = conv(features, kernel, self.dtype, f"conv{i}", stride=stride)(x)
             x = nn.relu(batch_norm(self.norm, train, self.dtype, f"bn{i}")(x))  # [B, H/2, W/2, C]
-        return max_pool(x, stride=2, ceil_mode=self.ceil_mode)
+        return max_pool(x, 3, stride=2, padding=1, ceil_mode=self.ceil_mode)
 
 
 class Bottleneck(nn.Module):

@@ -28,7 +28,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.layers import Norm, batch_norm
+from segjax.models.layers import Norm, batch_norm, conv
 from segjax.ops import local_response_norm, max_pool_with_argmax, max_unpool
 
 DEPTHS = (2, 2, 3, 3, 3)  # convolutions of each stage, as in VGG16
@@ -236,9 +236,9 @@ def _monte_carlo(
     return mean, squares.mean(axis=-1) / samples
 
 
-def _conv(features: int, size: int, dtype: str, name: str) -> nn.Conv:
-    he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # Caffe's msra
-    return nn.Conv(features, (size, size), dtype=dtype, kernel_init=he_normal, name=name)
+def _conv(features: int, size: int, dtype: str, name: str) -> nn.Module:
+    msra = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # Caffe's name and rule
+    return conv(features, size, dtype, name, use_bias=True, kernel_init=msra)
 
 
 def _dropout(model: SegNet | SegNetBasic, train: bool) -> nn.Dropout:

@@ -6,22 +6,10 @@ Parameter paths: `stage3/conv2/{kernel,bias}`, counted from 1 as the paper's con
 import flax.linen as nn
 import jax
 
-from segjax.models.atrous import AtrousConv
+from segjax.models.layers import conv
+from segjax.ops import max_pool
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-
-
-def max_pool(x: jax.Array, *, stride: int, ceil_mode: bool) -> jax.Array:
-    """Returns the maxima of 3x3 windows of [B, H, W, C], padded by one pixel.
-
-    With `ceil_mode` a window that reaches over the far border is kept: Caffe's rule. It differs
-    from torch's floor at stride 2 and an even size, by one row at the end: 320 to 161, not 160.
-    """
-    pads = tuple(
-        (1, 1 + (stride - rest if ceil_mode and rest else 0))
-        for rest in ((n - 1) % stride for n in x.shape[1:3])
-    )
-    return nn.max_pool(x, (3, 3), (stride, stride), pads)
 
 
 class ConvStack(nn.Module):
@@ -37,10 +25,8 @@ class ConvStack(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for i, features in enumerate(self.features, start=1):
-            conv = AtrousConv(
-                features, rate=self.rate, use_bias=True, dtype=self.dtype, name=f"conv{i}"
-            )
-            x = nn.relu(conv(x))
+            layer = conv(features, 3, self.dtype, f"conv{i}", rate=self.rate, use_bias=True)
+            x = nn.relu(layer(x))
         return x
 
 
@@ -65,6 +51,6 @@ class VGG16(nn.Module):
         for i, stage in enumerate(STAGES, start=1):
             features = tuple(f * self.width // 64 for f in stage)
             x = ConvStack(features, rate=2 if i == 5 else 1, dtype=self.dtype, name=f"stage{i}")(x)
-            x = max_pool(x, stride=2 if i <= 3 else 1, ceil_mode=True)
+            x = max_pool(x, 3, stride=2 if i <= 3 else 1, padding=1, ceil_mode=True)
             ends[f"pool{i}"] = x
         return ends

@@ -1,4 +1,4 @@
-"""Max pooling that remembers where, its inverse, and pooling onto a fixed grid."""
+"""Max pooling, with and without positions, its inverse, and pooling onto a fixed grid."""
 
 import functools
 import math
@@ -9,6 +9,38 @@ import jax.numpy as jnp
 from segjax.ops.resize import resample
 
 Pair = int | tuple[int, int]  # one number for both axes, or (height, width)
+
+
+def max_pool(
+    x: jax.Array, window: Pair, *, stride: Pair, padding: Pair, ceil_mode: bool
+) -> jax.Array:
+    """Takes the maximum of every window.
+
+    Caffe and PyTorch differ in `ceil_mode` at even sizes: a 3x3 window of stride 2 and padding 1
+    makes 161 of 320 pixels in Caffe, 160 in PyTorch.
+
+    Args:
+        x: Float array [B, H, W, C].
+        window: Height and width of the window, pixels.
+        stride: Step between windows.
+        padding: Pixels of -inf on each side, at most half the window.
+        ceil_mode: Keep a last, partial window, as Caffe does, if it starts inside the image or the
+            padding before it.
+
+    Returns:
+        The maxima [B, h, w, C], of the dtype of `x`.
+    """
+    window, stride, padding = _geometry(window, stride, padding)
+    cells = _cells(x.shape[1:3], window, stride, padding, ceil_mode)
+    border = _border(x.shape[1:3], window, stride, padding, cells)
+    return jax.lax.reduce_window(
+        x,
+        -jnp.inf,
+        jax.lax.max,
+        (1, *window, 1),
+        (1, *stride, 1),
+        ((0, 0), *border, (0, 0)),
+    )
 
 
 def max_pool_with_argmax(
@@ -47,7 +79,7 @@ def max_pool_with_argmax(
             "[..., height, width, channels]."
         )
     size = x.shape[-3:-1]
-    cells = tuple(map(functools.partial(_pooled, ceil_mode), size, window, stride, padding))
+    cells = _cells(size, window, stride, padding, ceil_mode)
     if any(n < 1 for n in cells):  # not min(): sizes may be symbolic, jax.export's
         raise ValueError(f"max_pool_with_argmax: window {window} is larger than the image {size}.")
     if _overlap(window, stride):
@@ -96,10 +128,7 @@ def max_unpool(
     if window is None:
         return _put_by_scatter(x, indices, size)
     window, stride, padding = _geometry(window, stride, padding)
-    fitting = {
-        tuple(map(functools.partial(_pooled, ceil_mode), size, window, stride, padding))
-        for ceil_mode in (False, True)
-    }
+    fitting = {_cells(size, window, stride, padding, ceil_mode) for ceil_mode in (False, True)}
     if x.shape[-3:-1] not in fitting:
         raise ValueError(
             f"max_unpool: window={window}, stride={stride}, padding={padding} pool an image of "
@@ -223,13 +252,37 @@ def _geometry(
     return geometry
 
 
-def _pooled(ceil_mode: bool, size: int, window: int, stride: int, padding: int) -> int:
-    """Returns the number of windows along an axis, by the rule of Caffe and PyTorch."""
-    room = size + 2 * padding - window
-    if not ceil_mode:
-        return room // stride + 1
-    count = -(-room // stride) + 1
-    return count - ((count - 1) * stride >= size + padding)
+def _cells(
+    size: tuple[int, int],
+    window: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    ceil_mode: bool,
+) -> tuple[int, int]:
+    """Returns the number of windows along each axis, by the rule of Caffe and PyTorch."""
+    cells = []
+    for n, k, s, p in zip(size, window, stride, padding):
+        room = n + 2 * p - k
+        if not ceil_mode:
+            cells.append(room // s + 1)
+        else:
+            count = -(-room // s) + 1
+            cells.append(count - ((count - 1) * s >= n + p))
+    return tuple(cells)
+
+
+def _border(
+    size: tuple[int, int],
+    window: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    cells: tuple[int, int],
+) -> list[tuple[int, int]]:
+    """Returns the pixels to add before and after each axis, so that every window is whole."""
+    return [
+        (p, max((count - 1) * s + k - p - n, 0))
+        for n, k, s, p, count in zip(size, window, stride, padding, cells)
+    ]
 
 
 def _overlap(window: tuple[int, int], stride: tuple[int, int]) -> bool:
@@ -246,7 +299,7 @@ def _max_pool(
     """Returns the maxima and their positions, looking at all windows' pixels in turn."""
     size = x.shape[-3:-1]
     last = [(n - 1) * s for n, s in zip(cells, stride)]
-    border = [(p, max(end + k - p - n, 0)) for n, k, p, end in zip(size, window, padding, last)]
+    border = _border(size, window, stride, padding, cells)
     low = jnp.array(-jnp.inf, x.dtype)
     padded = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + border + [(0, 0)], constant_values=low)
     values = indices = None

@@ -1,10 +1,14 @@
-"""Resampling of images, logits and label maps, with the rules spelled out."""
+"""Resizing of images and logits, with the rules spelled out."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from segjax.ops.labels import check_size
+
+Array = np.ndarray | jax.Array
 
 
 def resize(
@@ -32,7 +36,12 @@ def resize(
     Raises:
         ValueError: If `x` is no float array of three or more axes, or a size is not positive.
     """
-    _check("resize", x, jnp.floating, "[..., height, width, channels]", size)
+    if not jnp.issubdtype(x.dtype, jnp.floating) or x.ndim < 3:
+        raise ValueError(
+            f"resize: got {x.dtype}{list(x.shape)}, needs floating [..., height, width, channels]; "
+            "resize interpolates floats, resize_labels picks class ids."
+        )
+    check_size("resize", size)
     if x.shape[-3:-1] == tuple(size):
         return x
     weights = _antialiased if antialias else _bilinear
@@ -40,25 +49,40 @@ def resize(
     return resample(x, rows, columns)
 
 
-def resize_labels(label: jax.Array, size: tuple[int, int], *, align_corners: bool) -> jax.Array:
-    """Resizes a label map by taking the nearest source pixel.
+def bilinear_weights(
+    position: Array,
+    out: int | jax.Array,
+    size: int | jax.Array,
+    pixel: Array,
+    *,
+    align_corners: bool,
+) -> Array:
+    """Returns the weights that resize one axis of `size` pixels to `out` pixels.
+
+    Sizes may be traced. Source positions are fractions of two integers, so each weight is rounded
+    once, by the division at the end.
 
     Args:
-        label: Integer array [..., H, W].
-        size: Height and width of the result, pixels.
-        align_corners: True: source = round(i * (in - 1) / (out - 1)), halves upwards, so that
-            going from 8k+1 to k+1 pixels is `label[::8, ::8]`. False: the pixel that holds the
-            centre, floor((i + 0.5) * in / out), PyTorch's "nearest-exact".
+        position: Integers [n]: the pixels of the result, counted from 0. A pixel outside
+            0..out-1 has no weights but zeros.
+        out: Size of the result, pixels.
+        size: Size of the source, pixels.
+        pixel: Integers [m]: the source pixels, counted from 0. A pixel outside 0..size-1 has the
+            weight zero.
+        align_corners: As in `resize`.
 
     Returns:
-        Array [..., size[0], size[1]] of the dtype of `label`.
-
-    Raises:
-        ValueError: If `label` is no integer array of two or more axes, or a size is not positive.
+        Weights [n, m]: NumPy float64 if all arguments are Python or NumPy integers, else float32.
     """
-    _check("resize_labels", label, jnp.integer, "[..., height, width]", size)
-    rows, columns = (_nearest(n, out, align_corners) for n, out in zip(label.shape[-2:], size))
-    return label[..., rows[:, None], columns]
+    static = all(isinstance(a, int | np.ndarray) for a in (position, out, size, pixel))
+    xp = np if static else jnp
+    if align_corners:
+        above, below = position * (size - 1), xp.maximum(xp.array(out) - 1, 1)
+    else:
+        above, below = (2 * position + 1) * size - out, 2 * out
+        above = xp.clip(above, 0, below * (size - 1))
+    weights = xp.maximum(below - abs(above[:, None] - below * pixel[None]), 0) / below
+    return xp.where(((position >= 0) & (position < out))[:, None], weights, 0)
 
 
 def resample(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
@@ -109,18 +133,11 @@ def _along_columns(weights: jax.Array, x: jax.Array) -> jax.Array:
     return _along_rows(weights, x.swapaxes(1, 2)).swapaxes(1, 2)
 
 
-def _bilinear(size: int, out: int, align_corners: bool) -> np.ndarray | jax.Array:
-    """Returns the weights [out, size] along one axis; exact positions, in integers."""
-    # Sizes that jax.export leaves open are not numbers: then the weights are made on the device.
+def _bilinear(size: int, out: int, align_corners: bool) -> Array:
+    """Returns the weights [out, size] along one axis: the two nearest pixels."""
+    # Sizes that jax.export leaves open are not integers: then JAX makes the weights.
     xp = np if isinstance(size, int) and isinstance(out, int) else jnp
-    i = xp.arange(out)
-    if align_corners:
-        above, below = i * (size - 1), xp.maximum(xp.array(out) - 1, 1)
-    else:
-        above, below = xp.clip((2 * i + 1) * size - out, 0, 2 * out * (size - 1)), 2 * out
-    pixel, before = xp.arange(size)[None], (above // below)[:, None]
-    share = (above % below / below)[:, None]
-    return xp.where(pixel == before, 1 - share, 0) + xp.where(pixel == before + 1, share, 0)
+    return bilinear_weights(xp.arange(out), out, size, xp.arange(size), align_corners=align_corners)
 
 
 def _antialiased(size: int, out: int, align_corners: bool) -> np.ndarray:
@@ -133,22 +150,3 @@ def _antialiased(size: int, out: int, align_corners: bool) -> np.ndarray:
     distance = np.abs(np.arange(size) - source[:, None]) / max(factor, 1.0)
     weights = np.maximum(1 - distance, 0)
     return weights / weights.sum(axis=1, keepdims=True)
-
-
-def _nearest(size: int, out: int, align_corners: bool) -> np.ndarray:
-    """Returns the source position of each of `out` positions; exact, in integers."""
-    index = np.arange(out)
-    if not align_corners:
-        return (2 * index + 1) * size // (2 * out)
-    steps = max(out - 1, 1)
-    return (2 * index * (size - 1) + steps) // (2 * steps)
-
-
-def _check(name: str, x: jax.Array, kind: type, axes: str, size: tuple[int, int]) -> None:
-    if not jnp.issubdtype(x.dtype, kind) or x.ndim < axes.count(","):
-        raise ValueError(
-            f"{name}: got {x.dtype}{list(x.shape)}, needs {kind.__name__} {axes}; "
-            "resize interpolates floats, resize_labels picks class ids."
-        )
-    if len(size) != 2 or any(n < 1 for n in size):
-        raise ValueError(f"{name}: size={size}; give height and width in pixels, at least 1.")

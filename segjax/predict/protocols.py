@@ -14,6 +14,7 @@ laid over the image alone.
 
 import dataclasses
 import fractions
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -249,6 +250,8 @@ def sliding(
     longest = jnp.array([round(scale * base) for scale in scales], jnp.int32)
     side = max(crop, round(max(scales) * base))
     stride = -(-crop * 2 // 3)
+    pixels = [jnp.arange(n) for n in image.shape[1:3]]
+    weights = functools.partial(ops.bilinear_weights, align_corners=False)  # as OpenCV resizes
 
     def one(image: jax.Array, size: jax.Array) -> jax.Array:
         def at_scale(total: jax.Array, longer: jax.Array) -> tuple[jax.Array, None]:
@@ -259,8 +262,7 @@ def sliding(
             counts = -(-(padded - crop) // stride) + 1
 
             into = [
-                _bilinear(side, image.shape[axis], scaled[axis], size[axis], offset[axis])
-                for axis in (0, 1)
+                weights(jnp.arange(side) - offset[a], scaled[a], size[a], pixels[a]) for a in (0, 1)
             ]
             outside = 1 - into[0].sum(1)[:, None, None] * into[1].sum(1)[None, :, None]
             canvas = ops.resample(image, *into) + outside * jnp.array(fill, jnp.float32)[None, None]
@@ -279,8 +281,7 @@ def sliding(
             visits = [_visits(side, crop, stride, counts[a], padded[a]) for a in (0, 1)]
             sums /= jnp.maximum(visits[0][:, None] * visits[1][None], 1)[..., None]
             back = [
-                _bilinear(image.shape[axis], side, size[axis], scaled[axis], source=offset[axis])
-                for axis in (0, 1)
+                weights(pixels[a], size[a], scaled[a], jnp.arange(side) - offset[a]) for a in (0, 1)
             ]
             return total + ops.resample(sums, *back), None
 
@@ -312,25 +313,6 @@ def _scaled(n: int, scale: float, align_corners: bool) -> int:
     if align_corners:
         return (n - 1) * share.numerator // share.denominator + 1
     return (2 * n * share.numerator + share.denominator) // (2 * share.denominator)
-
-
-def _bilinear(
-    rows: int,
-    columns: int,
-    out: jax.Array,
-    size: jax.Array,
-    target: jax.Array | int = 0,
-    source: jax.Array | int = 0,
-) -> jax.Array:
-    """Weights [rows, columns] that resize `size` pixels from `source` on to `out` from `target` on.
-
-    Borders stay borders (align_corners False), as OpenCV's. Sizes are traced; rows outside are 0.
-    """
-    pixel = jnp.arange(rows)[:, None] - target
-    at = (pixel.astype(jnp.float32) + 0.5) * (size / out) - 0.5
-    at = jnp.clip(at, 0, (size - 1).astype(jnp.float32))
-    distance = jnp.abs((jnp.arange(columns)[None] - source).astype(jnp.float32) - at)
-    return jnp.where((pixel >= 0) & (pixel < out), jnp.maximum(1 - distance, 0), 0)
 
 
 def _visits(side: int, crop: int, stride: int, count: jax.Array, padded: jax.Array) -> jax.Array:

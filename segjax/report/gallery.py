@@ -9,6 +9,7 @@ import numpy as np
 
 from segjax.evaluate.scoring import Example
 from segjax.files import write_bytes
+from segjax.ops import IGNORE_LABEL
 from segjax.report import pictures
 
 LONGEST = 640  # pixels of a picture's longer side
@@ -56,11 +57,11 @@ def write(
     return entries
 
 
-def errors(label: np.ndarray, prediction: np.ndarray, ignore_label: int = 255) -> np.ndarray:
+def errors(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Returns RGBA uint8 [H, W, 4]: red where a prediction is wrong, grey on void pixels."""
     picture = np.zeros((*label.shape, 4), np.uint8)
     picture[label != prediction] = WRONG
-    picture[label == ignore_label] = VOID
+    picture[label == IGNORE_LABEL] = VOID
     return picture
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from segjax.data.labels import VOID_COLOUR
 from segjax.files import write_bytes
+from segjax.ops import IGNORE_LABEL
 
 RIGHT, WRONG = (40, 160, 70), (220, 40, 40)
 _FONT, _TEXT, _PAPER = cv2.FONT_HERSHEY_SIMPLEX, (30, 30, 30), 255
@@ -20,10 +21,10 @@ def colourize(label: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.
     return table[np.clip(label, 0, 255)]
 
 
-def errors(label: np.ndarray, prediction: np.ndarray, ignore_label: int = 255) -> np.ndarray:
+def errors(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Returns RGB uint8 [H, W, 3]: green where a prediction is right, red where it is wrong."""
     picture = np.where((label == prediction)[..., None], RIGHT, WRONG)
-    return np.where((label == ignore_label)[..., None], VOID_COLOUR, picture).astype(np.uint8)
+    return np.where((label == IGNORE_LABEL)[..., None], VOID_COLOUR, picture).astype(np.uint8)
 
 
 def sheet(
@@ -52,7 +53,7 @@ def sheet(
         height = round(width * image.shape[0] / image.shape[1])
         scaled = [cv2.resize(p, (width, height), interpolation=_fit(p, width)) for p in pictures]
         line = np.concatenate([np.pad(p, _margin(4), constant_values=_PAPER) for p in scaled], 1)
-        valid = label != 255
+        valid = label != IGNORE_LABEL
         share = (label == prediction)[valid].mean() if valid.any() else float("nan")
         lines += [line, _captions((f"{caption}: {share:.1%} of pixels right",), width * 4 + 24)]
     return np.concatenate([*lines, _legend(classes, palette, 4 * (width + 8))])

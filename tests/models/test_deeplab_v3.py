@@ -7,22 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models import ASPP, DeepLabV3, DeepLabV3Cascade, TorchvisionDeepLabV3, deeplab_v3
+from segjax.models import ASPP, DeepLabV3, DeepLabV3Cascade, deeplab_v3
 from tests.models.fill import random_variables
 
 
 @pytest.mark.parametrize(
     ("net", "expected"),
     [
-        # Computed from the layers' shapes; torchvision publishes the last two as num_params.
+        # Computed from the layers' shapes.
         (DeepLabV3(num_classes=21), 58_040_661),
         (DeepLabV3(num_classes=19), 58_040_147),
         (DeepLabV3(num_classes=150, depth=50), 39_081_686),
         (DeepLabV3(num_classes=21, depth=50), 39_048_533),
         (DeepLabV3Cascade(num_classes=21), 82_706_517),
         (DeepLabV3Cascade(num_classes=21, depth=50), 63_714_389),
-        (TorchvisionDeepLabV3(num_classes=21), 60_996_202),
-        (TorchvisionDeepLabV3(num_classes=21, depth=50), 42_004_074),
     ],
 )
 def test_parameter_counts(net, expected):
@@ -39,7 +37,6 @@ def test_parameter_counts(net, expected):
         (DeepLabV3(num_classes=19), 769, 49),
         (DeepLabV3Cascade(num_classes=21), 513, 33),
         (DeepLabV3Cascade(num_classes=21, output_stride=256, multi_grid=(1, 1, 1)), 513, 3),
-        (TorchvisionDeepLabV3(num_classes=21), 520, 65),
     ],
 )
 def test_sizes(net, size, rows):

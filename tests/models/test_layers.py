@@ -68,6 +68,45 @@ def test_batch_norm_over_a_mapped_axis_sees_the_whole_batch():
         np.testing.assert_allclose(part, np.broadcast_to(everyone, part.shape), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("size", "stride", "rate", "rows"),
+    [(1, 1, 1, 9), (1, 2, 1, 5), (3, 1, 3, 9), (7, 2, 1, 5), (3, 2, 2, 5)],
+)
+def test_conv_is_centred_and_keeps_the_size_over_the_stride(size, stride, rate, rows):
+    """One pixel in the middle comes out as the mirrored kernel around the middle."""
+    layer = layers.conv(2, size, "float32", "conv", stride=stride, rate=rate, use_bias=True)
+    x = jnp.zeros((1, 9, 9, 1)).at[0, 4, 4].set(1)
+    y, variables = layer.init_with_output(jax.random.key(0), x)
+    kernel = np.asarray(variables["params"]["kernel"])[:, :, 0]
+    assert kernel.shape == (size, size, 2) and y.shape == (1, rows, rows, 2)
+    expected = np.zeros((9 + 2 * rate * size, 9 + 2 * rate * size, 2), np.float32)
+    middle = 4 + rate * size
+    offsets = rate * (np.arange(size) - size // 2)
+    expected[np.ix_(middle - offsets, middle - offsets)] = kernel
+    inside = expected[rate * size :, rate * size :][:9:stride, :9:stride]
+    np.testing.assert_allclose(y[0], inside, rtol=1e-6)
+    np.testing.assert_array_equal(variables["params"]["bias"], 0)
+
+
+def test_fcn_head_drops_whole_channels():
+    head = layers.FCNHead(num_classes=3, features=16, dropout=0.5, dropout_dims=(1, 2))
+    x = jax.random.normal(jax.random.key(0), (2, 5, 5, 4))
+    variables = jax.jit(head.init)(jax.random.key(1), x)
+    assert sorted(variables["params"]) == ["bn", "conv", "logits"]
+    logits, changed = head.apply(
+        variables,
+        x,
+        train=True,
+        mutable=["batch_stats", "intermediates"],
+        capture_intermediates=lambda module, _: isinstance(module, layers.nn.Dropout),
+        rngs={"dropout": jax.random.key(2)},
+    )
+    [dropped] = changed["intermediates"]["Dropout_0"]["__call__"]
+    silent = np.all(np.asarray(dropped) == 0, axis=(1, 2))
+    assert 4 < silent.sum() < 28  # of 32 channels of two images
+    assert logits.shape == (2, 5, 5, 3) and logits.dtype == jnp.float32
+
+
 def test_example_of_max_unpool():
     examples = doctest.DocTestFinder().find(MaxUnpool, globs=vars(layers))
     runner = doctest.DocTestRunner()

@@ -71,6 +71,36 @@ def distinct(shape, seed=0):
     return jnp.asarray((order / 10 - np.prod(shape) / 20).reshape(shape), jnp.float32)
 
 
+@pytest.mark.parametrize("size", [(7, 9), (8, 6)])
+@pytest.mark.parametrize(("window", "stride", "padding", "ceil_mode"), GEOMETRIES)
+def test_max_pool_takes_the_maxima(size, window, stride, padding, ceil_mode):
+    x = -(distinct((2, *size, 3)) ** 2)
+    geometry = {"stride": stride, "padding": padding, "ceil_mode": ceil_mode}
+    expected = [pool_by_loops(np.asarray(one), window, **geometry)[0] for one in x]
+    np.testing.assert_array_equal(ops.max_pool(x, window, **geometry), expected)
+    half = x.astype(jnp.bfloat16)
+    assert ops.max_pool(half, window, **geometry).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "ceil_mode", "out"),
+    [
+        (321, 2, True, 161),
+        (321, 2, False, 161),
+        (320, 2, True, 161),
+        (320, 2, False, 160),
+        (2, 2, True, 2),
+        (1, 2, True, 1),
+        (40, 1, True, 40),
+        (41, 1, False, 41),
+    ],
+)
+def test_sizes_of_max_pool(size, stride, ceil_mode, out):
+    x = jnp.zeros((1, size, 7, 1))
+    y = ops.max_pool(x, 3, stride=stride, padding=1, ceil_mode=ceil_mode)
+    assert y.shape[1] == out
+
+
 def chain(window, stride, padding, ceil_mode, *, fast):
     """Returns the function that pools, squares the maxima and unpools them to the old size."""
     geometry = {"window": window, "stride": stride, "padding": padding} if fast else {}

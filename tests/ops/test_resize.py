@@ -1,4 +1,6 @@
-"""Resampling of images and labels."""
+"""Resizing of images."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -66,43 +68,31 @@ def test_gradient(align_corners, antialias):
     check_grads(run, (noise(5, 7, 2),), order=1, atol=1e-2, rtol=1e-2)
 
 
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize(("size", "out"), [(1, 4), (4, 1), (5, 12), (12, 5), (321, 41), (41, 321)])
+def test_weights_of_traced_sizes_are_those_of_static_ones(size, out, align_corners):
+    static = ops.bilinear_weights(
+        np.arange(out), out, size, np.arange(size), align_corners=align_corners
+    )
+    assert isinstance(static, np.ndarray) and static.dtype == np.float64
+    run = jax.jit(functools.partial(ops.bilinear_weights, align_corners=align_corners))
+    traced = run(jnp.arange(out), out, size, jnp.arange(size))
+    np.testing.assert_allclose(traced, static, rtol=0, atol=1e-7)
+
+
+def test_weights_outside_are_zero():
+    weights = functools.partial(ops.bilinear_weights, out=6, size=3, align_corners=False)
+    wide = weights(np.arange(-2, 9), pixel=np.arange(-1, 7))
+    np.testing.assert_array_equal(wide[2:8, 1:4], weights(np.arange(6), pixel=np.arange(3)))
+    np.testing.assert_array_equal(wide[2:8, 1:4].sum(1), 1)
+    assert wide.sum() == 6
+
+
 def test_resample_takes_matrices_made_on_the_device():
     rows, columns = noise(3, 5), noise(9, 7)
     expected = jnp.einsum("ih,jw,hwc->ijc", rows, columns, noise(5, 7, 2))
     got = jax.jit(ops.resample)(noise(5, 7, 2), rows, columns)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_label_decimation():
-    label = jnp.arange(33 * 41).reshape(33, 41)
-    got = ops.resize_labels(label, (5, 6), align_corners=True)
-    np.testing.assert_array_equal(got, label[::8, ::8])
-    assert got.dtype == label.dtype
-    other = ops.resize_labels(label, (5, 6), align_corners=False)
-    assert np.any(other != label[::8, ::8])
-
-
-@pytest.mark.parametrize(
-    ("align_corners", "out", "expected"),
-    [
-        (True, 3, [0, 2, 3]),  # 1.5 goes up
-        (True, 7, [0, 1, 1, 2, 2, 3, 3]),
-        (True, 1, [0]),
-        (False, 2, [1, 3]),
-        (False, 3, [0, 2, 3]),
-        (False, 6, [0, 1, 1, 2, 3, 3]),
-    ],
-)
-def test_label_literal(align_corners, out, expected):
-    label = jnp.arange(4, dtype=jnp.uint8).reshape(1, 4)
-    got = ops.resize_labels(label, (1, out), align_corners=align_corners)
-    np.testing.assert_array_equal(got[0], expected)
-
-
-def test_labels_keep_leading_axes_and_255():
-    label = jnp.full((2, 3, 4, 5), 255, jnp.int32)
-    assert np.all(ops.resize_labels(label, (7, 3), align_corners=False) == 255)
-    assert ops.resize_labels(label, (7, 3), align_corners=False).shape == (2, 3, 7, 3)
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
@@ -119,21 +109,12 @@ def test_export_with_symbolic_sizes(align_corners):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_export_of_labels_with_a_symbolic_batch():
-    run = jax.jit(lambda label: ops.resize_labels(label, (9, 4), align_corners=True))
-    shape = jax.export.symbolic_shape("b, 5, 7")
-    exported = jax.export.export(run)(jax.ShapeDtypeStruct(shape, jnp.int32))
-    label = jnp.arange(105).reshape(3, 5, 7)
-    np.testing.assert_array_equal(exported.call(label), run(label))
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda x: ops.resize(x[0], (2, 2), align_corners=True, antialias=True), "channels"),
         (lambda x: ops.resize(x, (2, 0), align_corners=True, antialias=True), "at least 1"),
         (lambda x: ops.resize(x > 0, (2, 2), align_corners=True, antialias=True), "resize_labels"),
-        (lambda x: ops.resize_labels(x, (2, 2), align_corners=True), "integer"),
     ],
 )
 def test_mistakes_are_named(call, message):
@@ -168,12 +149,3 @@ class TestTorch:
         rules = {"align_corners": align_corners, "antialias": antialias}
         got = jax.jit(lambda x: ops.resize(x, size, **rules))(x)
         np.testing.assert_allclose(got, expected.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-5)
-
-    @pytest.mark.parametrize("size", [(5, 5), (14, 20), (33, 7), (1, 1)])
-    def test_resize_labels(self, torch, size):
-        label = np.random.default_rng(0).integers(0, 256, (2, 9, 21))
-        expected = torch.nn.functional.interpolate(
-            torch.tensor(label)[:, None].float(), size, mode="nearest-exact"
-        )
-        got = ops.resize_labels(jnp.asarray(label, jnp.int32), size, align_corners=False)
-        np.testing.assert_array_equal(got, expected[:, 0])

@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 from segjax.data.builders.base import SegmentationBuilder
 from segjax.data.examples import Pair
 from segjax.data.images import DataError
-from segjax.data.labels import IGNORE, MAP_EXAMPLE, Colour, colour_map, spans
+from segjax.data.labels import MAP_EXAMPLE, Colour, colour_map, spans
+from segjax.ops import IGNORE_LABEL
 
 MASKS = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")  # JPEG to be refused with the reason
 CLASSES_FILE = "classes.txt"
@@ -47,8 +48,8 @@ class Folder(SegmentationBuilder):
         file = self.root / CLASSES_FILE
         if file.exists():
             self.classes, colours = read_classes(file)
-            self.palette = tuple(colour for colour, i in colours.items() if i != IGNORE)
-            self.ids = {i: i for i in (*range(len(self.classes)), IGNORE)}
+            self.palette = tuple(colour for colour, i in colours.items() if i != IGNORE_LABEL)
+            self.ids = {i: i for i in (*range(len(self.classes)), IGNORE_LABEL)}
             self.colours = colours or None
 
     @property
@@ -151,8 +152,8 @@ def read_classes(file: pathlib.Path) -> tuple[tuple[str, ...], dict[Colour, int]
             rgb = tuple(map(int, colour))
             if max(rgb) > 255 or rgb in colours:
                 raise DataError(f"{at}the colour {rgb} is above 255 or taken by another line")
-            colours[rgb] = IGNORE if void else len(names) - 1
-    if not 1 <= len(names) <= IGNORE:
+            colours[rgb] = IGNORE_LABEL if void else len(names) - 1
+    if not 1 <= len(names) <= IGNORE_LABEL:
         raise DataError(f"{file} names {len(names)} classes; 1 to 255 are needed, one a line")
     return tuple(names), colours
 

@@ -18,7 +18,7 @@ import numpy as np
 from segjax.data import images
 from segjax.data.builders.base import SegmentationBuilder
 from segjax.data.examples import Example, Pair, make_example
-from segjax.data.labels import IGNORE
+from segjax.ops import IGNORE_LABEL
 
 CLASSES = ("sky", "ground", "ball", "box", "tent", "ring", "pole")
 PALETTE = (
@@ -39,7 +39,7 @@ SPREAD = 20.0
 class Shapes(SegmentationBuilder):
     """Generates a split from its seed; the same seed gives the same bytes."""
 
-    IDS: ClassVar = {i: i for i in (*range(len(CLASSES)), IGNORE)}
+    IDS: ClassVar = {i: i for i in (*range(len(CLASSES)), IGNORE_LABEL)}
     SPLITS = ("train", "val")
 
     def __init__(
@@ -91,7 +91,7 @@ def scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray
     for kind in rng.choice([BALL, BOX, TENT, RING, POLE], rng.integers(4, 9)):
         mask, texture = _object(rng, kind, height, width)
         rim = cv2.dilate(mask, np.ones((3, 3), np.uint8)) & ~mask
-        label[rim > 0] = IGNORE
+        label[rim > 0] = IGNORE_LABEL
         label[mask > 0] = kind
         image = np.where(mask[..., None] > 0, texture, image)
     image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.9))
