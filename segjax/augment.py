@@ -35,17 +35,17 @@ def augment(
     """Changes one image and its label at random.
 
     Args:
-        key: a typed key.
-        image: uint8 [H, W, 3], RGB, padded with `fill` (rounded) on the right and below.
-        label: int32 [H, W], 255 where ignored and on the padding.
-        config: which changes, and how strong.
-        fill: RGB, 0..255, of the padding.
+      key: a typed key.
+      image: uint8 [H, W, 3], RGB, padded with `fill` (rounded) on the right and below.
+      label: int32 [H, W], 255 where ignored and on the padding.
+      config: which changes, and how strong.
+      fill: RGB, 0..255, of the padding.
 
     Returns:
-        The image, float32 0..255 [h, w, 3], and its label, int32 [h, w]; h, w is `config.crop`.
+      The image, float32 0..255 [h, w, 3], and its label, int32 [h, w]; h, w is `config.crop`.
 
     Raises:
-        ValueError: a field of `config` makes no sense.
+      ValueError: a field of `config` makes no sense.
     """
     check(config)
     keys = iter(jax.random.split(key, 12))
@@ -120,8 +120,8 @@ def normalize(image: jax.Array, config: Input) -> jax.Array:
     """Returns what the network is fed, `(image - mean) / std`, float32 of the same shape.
 
     Args:
-        image: RGB, 0..255, [..., 3].
-        config: mean and standard deviation; with `bgr` the channels come out in that order.
+      image: RGB, 0..255, [..., 3].
+      config: mean and standard deviation; with `bgr` the channels come out in that order.
     """
     image = image.astype(jnp.float32)
     image = (image - _channels(config.mean, image.ndim)) / _channels(config.std, image.ndim)
@@ -167,18 +167,18 @@ def crop_and_scale(
     """Scales, mirrors, then cuts out.
 
     Args:
-        image: float32 [H, W, 3].
-        label: int32 [H, W].
-        scale: factor; None for one, which costs no resampling.
-        top: first row of the crop in the scaled image.
-        left: first column of the crop in the scaled and mirrored image.
-        flip: whether to mirror left and right; None for no.
-        size: height and width of the crop, static.
-        fill: RGB where the crop reaches beyond the image; the label is 255 there.
-        valid: height and width of the image on its canvas, int32; None for all of it.
+      image: float32 [H, W, 3].
+      label: int32 [H, W].
+      scale: factor; None for one, which costs no resampling.
+      top: first row of the crop in the scaled image.
+      left: first column of the crop in the scaled and mirrored image.
+      flip: whether to mirror left and right; None for no.
+      size: height and width of the crop, static.
+      fill: RGB where the crop reaches beyond the image; the label is 255 there.
+      valid: height and width of the image on its canvas, int32; None for all of it.
 
     Returns:
-        The image [*size, 3] and its label [*size], dtypes as given.
+      The image [*size, 3] and its label [*size], dtypes as given.
     """
     image, label, valid = jnp.asarray(image), jnp.asarray(label), _valid(label, valid)
     scaled = valid if scale is None else scaled_size(valid, scale)
@@ -217,11 +217,11 @@ def warp(
     Like `crop_and_scale`, which it equals for the angle 0, but by gathering four pixels for each.
 
     Args:
-        angle: radians, counterclockwise as one looks at the picture.
-        image, label, scale, top, left, flip, size, fill, valid: see `crop_and_scale`.
+      angle: radians, counterclockwise as one looks at the picture.
+      image, label, scale, top, left, flip, size, fill, valid: see `crop_and_scale`.
 
     Returns:
-        The image [*size, 3] and its label [*size], dtypes as given.
+      The image [*size, 3] and its label [*size], dtypes as given.
     """
     image, label, valid = jnp.asarray(image), jnp.asarray(label), _valid(label, valid)
     scaled = valid if scale is None else scaled_size(valid, scale)
@@ -289,9 +289,9 @@ def blur(image: jax.Array, sigma: jax.Array | float, *, radius: int) -> jax.Arra
     """Gaussian blur of a float32 image [H, W, 3], reflecting at the edges as OpenCV does.
 
     Args:
-        image: the image.
-        sigma: pixels; 0 leaves the image as it is.
-        radius: of the kernel, pixels, static; 2 for the 5x5 kernel of PSPNet.
+      image: the image.
+      sigma: pixels; 0 leaves the image as it is.
+      radius: of the kernel, pixels, static; 2 for the 5x5 kernel of PSPNet.
     """
     at = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
     kernel = jnp.exp(-(at**2) / (2 * jnp.maximum(sigma, 1e-3) ** 2))

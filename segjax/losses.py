@@ -12,8 +12,8 @@ def cross_entropy(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the sum of the per-pixel cross entropies and the number of pixels in it.
 
-    The loss is `sum / count`: the weighted sum is divided by the number of valid pixels, not by
-    the sum of their weights, as SegNet's Caffe layer does (torch's default divides by the latter).
+    The loss is `sum / count`: the weighted sum is divided by the number of valid pixels, as in
+    SegNet's Caffe layer, not by the sum of their weights, as in torch.
 
     Args:
       logits: float [B, H, W, C].

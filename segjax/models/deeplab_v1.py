@@ -60,7 +60,7 @@ class MultiScaleBranch(nn.Module):
             self.features,
             (3, 3),
             strides=self.stride,
-            # One zero on each side at sizes of 8k + 1; else what completes the grid.
+            # At sizes of 8k + 1 one zero on each side; at others, as many as complete the grid.
             padding=[
                 (1, (g - 1) * self.stride + 2 - n)
                 for g, n in zip(self.grid, x.shape[1:3], strict=True)
@@ -84,12 +84,12 @@ class DeepLabV1(nn.Module):
     | DeepLab-CRF | 4 | 4 | 4096 | 65,140,565 |
     | DeepLab-CRF-4x4 | 4 | 8 | 4096 | 65,140,565 |
 
-    With `msc` ("DeepLab-MSc") the image and the first four pools are added to the input of the
-    classifier by two-layer branches of 128 channels: 21,711,445 parameters with LargeFOV. This is
-    the paper's concatenation; the released network sums a score per branch, the same linear map
-    with five more biases per class. The paper trains only the new weights, the rest fixed:
-    `optim.freeze=("^backbone/", "^fc[67]/")`. The strides of the branches are those of a
-    reimplementation, the paper does not give them.
+    With `msc` ("DeepLab-MSc") two-layer branches of 128 channels bring the image and the first four
+    pools to the input of the classifier: 21,711,445 parameters with LargeFOV. The branches are
+    concatenated, as the paper says; the released network sums a score per branch, the same linear
+    map with five more biases per class. The paper trains only the new weights:
+    `optim.freeze=("^backbone/", "^fc[67]/")` fixes the rest. The paper does not give the strides of
+    the branches; these are those of a reimplementation.
 
     Maps float [B, H, W, 3] to {"logits": float32 [B, h, w, num_classes]} at output stride 8: 321
     becomes 41. The paper trains on labels shrunk to that grid.

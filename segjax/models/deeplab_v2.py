@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from segjax import ops
 from segjax.models.atrous import AtrousConv
 from segjax.models.deeplab_v1 import fc6_fc7
-from segjax.models.layers import Norm, conv
+from segjax.models.layers import Norm, check_image, conv
 from segjax.models.resnet import ResNet
 from segjax.models.vgg import VGG16
 
@@ -44,6 +44,7 @@ def multi_scale(
       supervises it: "scale_100" and "scale_075" on that grid, and "scale_050", whose grid is half
       as fine, on its own.
     """
+    check_image(image)
     maps = {}
     for scale in scales:
         share = fractions.Fraction(str(scale))  # a size that jax.export leaves open has no float

@@ -5,16 +5,15 @@ to conv4 (1x1, then the rates in order), `aspp/conv_pool`, `aspp/bn_pool` (image
 `aspp/conv_project`, `aspp/bn_project`; `logits/{kernel,bias}`.
 
 Deviations: the stride lies in the first 1x1 convolution of a stage, as in the ResNet the paper
-cites; the TensorFlow release has it in the last block of the stage before. Either way the rates
-are the paper's and a network computes the same values at every output stride. Logits are returned
-at the output stride and upsampled by the loss and the predictor. From scratch, kernels start
-He-normal.
+cites; the TensorFlow release has it in the last block of the stage before. In both, the rates are
+the paper's and a network computes the same values at every output stride. Logits are returned at
+the output stride; the loss and the predictor upsample them. From scratch, kernels start He-normal.
 
-Caution: torchvision's ImageNet weights were trained with the stride in the 3x3 convolution. The
-networks here have it in the 1x1 by default: the weights fit by shape, but compute something else
-there. They belong into `DeepLabV3(..., stride_in="3x3", first_rate="previous")`, as in configs/,
-which keeps what they have learnt but for multi-grid: the first block of a dilated stage has half
-the paper's rate.
+Caution: torchvision's ImageNet weights were trained with the stride in the 3x3 convolution. By
+default the networks here have it in the 1x1: the weights have the right shapes, but the network
+computes something else with them. Use them with `DeepLabV3(..., stride_in="3x3",
+first_rate="previous")`, as configs/ do. Then all layers but those changed by multi-grid compute
+what they were trained for; the first block of a dilated stage has half the paper's rate.
 """
 
 import dataclasses
@@ -72,8 +71,8 @@ class DeepLabV3(nn.Module):
     """DeepLab v3 with parallel atrous convolution, the paper's final model (section 4.2).
 
     58,040,661 parameters for 21 classes; depth 50: 39,048,533. The variables do not depend on the
-    output stride: train at 16, evaluate at 8. Nor do their shapes on `stride_in`: torchvision's
-    weights load by shape, but need stride_in="3x3" (see above).
+    output stride: train at 16, evaluate at 8. torchvision's weights need stride_in="3x3" (see
+    above), although they load without an error into both forms.
 
     Maps float [B, H, W, 3] to {"logits": float32 [B, h, w, num_classes]}: 513 becomes 33 at output
     stride 16 and 65 at 8. The paper upsamples them to the labels' size for the loss.

@@ -1,4 +1,4 @@
-"""Parts that several networks share."""
+"""Layers that several networks share: convolution, BatchNorm, a head, unpooling."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,6 +13,19 @@ from segjax import ops
 from segjax.models.atrous import AtrousConv
 
 HE_NORMAL = nn.initializers.he_normal()
+CHANNELS = (1, 3, 4)  # of pictures
+
+
+def check_image(image: jax.Array) -> None:
+    """Raises ValueError if an image batch is not [B, H, W, C], with what to write instead."""
+    if image.ndim == 3:
+        raise ValueError(f"expected NHWC, got {image.shape}: add the batch axis, image[None]")
+    if image.ndim != 4:
+        raise ValueError(f"expected NHWC, got {image.shape}: four axes are needed")
+    if image.shape[-1] not in CHANNELS and image.shape[1] in CHANNELS:
+        raise ValueError(
+            f"expected NHWC, got {image.shape}: looks like NCHW; transpose(0, 2, 3, 1)"
+        )
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -28,10 +41,16 @@ class Norm:
 def batch_norm(
     norm: Norm, train: bool, dtype: str, name: str, shift: float = 0.0
 ) -> Callable[[jax.Array], jax.Array]:
-    """Returns the BatchNorm layer that `norm` describes, with statistics and affine in float32.
+    """Returns the BatchNorm layer that `norm` describes.
 
-    `name` starts with "bn": the optimiser finds the affine parameters to freeze by that. `shift` is
-    the affine's at the start.
+    Statistics and affine parameters are float32, whatever the type of the network.
+
+    Args:
+      norm: Of the network.
+      train: Normalise by the statistics of the batch, unless `norm` is frozen.
+      dtype: Of the result.
+      name: Starts with "bn": the optimiser finds the parameters to freeze by it.
+      shift: Initial value of the affine's bias.
     """
     layer = nn.BatchNorm(
         use_running_average=norm.frozen or not train,
@@ -59,7 +78,7 @@ def conv(
 ) -> nn.Module:
     """Returns a square convolution, padded by `rate * (size - 1) / 2` zeros on each side.
 
-    Its output is as large as the input, divided by the stride and rounded up.
+    The output is as large as the input divided by the stride, rounded up.
     """
     shared = {"use_bias": use_bias, "dtype": dtype, "kernel_init": kernel_init, "name": name}
     if rate > 1 and stride == 1:
@@ -78,7 +97,7 @@ def conv(
 def convolve(
     x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
 ) -> jax.Array:
-    """Computes `lax.conv_general_dilated`: the one place that chooses how for `conv`."""
+    """Computes `lax.conv_general_dilated` for `conv`: the one place that chooses how."""
     if kernel.shape[:2] == strides == (1, 1):
         # The same as a matrix product: on a busy two-core CPU XLA was mostly faster at that.
         y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
@@ -111,7 +130,7 @@ class FCNHead(nn.Module):
 class MaxUnpool(nn.Module):
     """`segjax.ops.max_unpool` as a layer, without parameters.
 
-    Given the geometry of the pooling; windows that do not overlap take the fast form.
+    The fields are the geometry of the pooling. Windows that do not overlap take the fast form.
 
     >>> x = jnp.array([[1.0, 2.0, 5.0], [4.0, 3.0, 0.0]])[None, :, :, None]
     >>> values, indices = ops.max_pool_with_argmax(x, window=2, ceil_mode=True)

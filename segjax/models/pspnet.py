@@ -26,11 +26,11 @@ POOLS = {"average": ops.adaptive_avg_pool, "max": ops.adaptive_max_pool}
 class PyramidPooling(nn.Module):
     """The pyramid pooling module (section 3.2): the map and its means over four grids.
 
-    For each of N bins the map is pooled to a bins x bins grid, reduced to C/N channels (1x1
-    convolution, BatchNorm, ReLU), resized back with aligned corners and put behind the map: float
-    [B, H, W, C] to [B, H, W, 2C], any size. The windows are those of adaptive pooling, as even as
-    they can be; the Caffe nets have fixed windows, equal to these where 6 divides the size, as at
-    60 (473) and 90 (713).
+    For each of N entries of `bins` the map is pooled to a bins x bins grid, reduced to C/N channels
+    (1x1 convolution, BatchNorm, ReLU), resized back with aligned corners and appended to the map:
+    float [B, H, W, C] to [B, H, W, 2C], any size. The windows are those of adaptive pooling, as
+    even as possible. The Caffe nets have fixed windows, which are the same where 6 divides the
+    size, as at 60 (input 473) and 90 (input 713).
 
     >>> ppm = PyramidPooling(bins=(1, 2, 3, 6))
     >>> y, variables = ppm.init_with_output(jax.random.key(0), jnp.ones((2, 60, 60, 32)))
@@ -63,8 +63,8 @@ class PSPNet(nn.Module):
     classes, 65,708,501 and 68,073,706 at depth 101 with 21.
 
     Maps float [B, H, W, 3] to float32 [B, h, w, num_classes] under "logits" and under "aux", the
-    head on stage 3 that helps training (loss weight 0.4, section 3.3). Compiled code that does not
-    read "aux" does not compute it. 473 becomes 60, 713 becomes 90. The authors upsample both to
+    head on stage 3 that helps training (loss weight 0.4, section 3.3). A compiled program that does
+    not read "aux" does not compute it. 473 becomes 60, 713 becomes 90. The authors upsample both to
     the labels' size for the loss.
     """
 

@@ -13,7 +13,7 @@ import functools
 import flax.linen as nn
 import jax
 
-from segjax.models.layers import Norm, batch_norm, conv
+from segjax.models.layers import Norm, batch_norm, check_image, conv
 from segjax.ops import max_pool
 
 STAGE_SIZES = {  # depth: blocks per stage; 14 and 26 are for tests and small machines
@@ -172,6 +172,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        check_image(image)
         if self.depth not in STAGE_SIZES:
             raise ValueError(f"depth={self.depth}: use one of {sorted(STAGE_SIZES)}")
         sizes = STAGE_SIZES[self.depth]

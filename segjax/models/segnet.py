@@ -6,18 +6,18 @@ but the positions passes between the two. The layers are those of the authors' p
 (SegNet-Tutorial, Models/segnet_train.prototxt and segnet_basic_train.prototxt): convolutions with
 bias, He-normal; BatchNorm with scale 1 and shift 0.001.
 
-Deviations: `norm.epsilon` is 1e-5, the Caffe layer has 1e-9. Behind a bias and without a floor, a
-channel that dies has float32 rounding for a variance, which 1e-9 would magnify by up to 30,000;
-the variance of a living channel is of the order of one or, behind the first convolution, of
-thousands. Running averages stand in for statistics measured after training, which the Caffe layer
-needs and `train.recompute_batch_stats` makes. The paper says SegNet-Basic has no biases, the
-prototxt has them; before BatchNorm they change nothing. The local contrast normalisation of the
-paper is the prototxt's local response normalisation.
+Deviations: `norm.epsilon` is 1e-5; the Caffe layer has 1e-9. The variance of a dead channel is
+nothing but float32 rounding, which 1e-9 would magnify by up to 30,000; the variance of a living
+channel is about one, after the first convolution thousands. BatchNorm keeps running averages; the
+Caffe layer has none and needs statistics measured after training, which
+`train.recompute_batch_stats` measures. The paper says that SegNet-Basic has no biases; the prototxt
+has them, and before BatchNorm they change nothing. The local contrast normalisation of the paper is
+the prototxt's local response normalisation.
 
-The prototxts train the biases of convolutions, the classifier's too, twice as fast and without
-weight decay, `optim.lr_multipliers={r"(conv[^/]*|classifier)/bias$": 2.0}` and the same expression
-in `optim.no_decay`; in SegNet, not in SegNet-Basic, the shifts of BatchNorm have no decay either,
-`optim.no_decay=("bias$",)`. The input is BGR, 0..255, nothing subtracted.
+The prototxts train the biases of all convolutions, including the classifier's, twice as fast and
+without weight decay: `optim.lr_multipliers={r"(conv[^/]*|classifier)/bias$": 2.0}`, and the same
+expression in `optim.no_decay`. In SegNet, not in SegNet-Basic, the shifts of BatchNorm have no
+decay either: `optim.no_decay=("bias$",)`. The input is BGR, 0..255, without mean subtraction.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax.models.layers import Norm, batch_norm, conv
+from segjax.models.layers import Norm, batch_norm, check_image, conv
 from segjax.ops import local_response_norm, max_pool_with_argmax, max_unpool
 
 DEPTHS = (2, 2, 3, 3, 3)  # convolutions of each stage, as in VGG16
@@ -90,7 +90,7 @@ class Decoder(nn.Module):
     """The encoder's mirror: each stage unpools, and its last convolution has the next width.
 
     Maps [B, H/32, W/32, 512] and the pools to [B, H, W, 64]. The last convolution of stage 1 is the
-    classifier, which stands outside. Parameter paths: `stage5/conv3`, `stage5/bn3` ...
+    classifier, a layer of SegNet itself. Parameter paths: `stage5/conv3`, `stage5/bn3` ...
     `stage2/bn1`, `stage1/conv2`, `stage1/bn2`.
     """
 
@@ -120,9 +120,9 @@ class SegNet(nn.Module):
     """SegNet on the layers of VGG16: 29,449,355 parameters for 11 classes.
 
     Bayesian SegNet (Kendall, Badrinarayanan, Cipolla, BMVC 2017) is `dropout=0.5`: after the pools
-    of encoder stages 3, 4, 5 and after decoder stages 5, 4, 3, the places of the authors'
-    bayesian_segnet_train.prototxt. It drops in training, and in evaluation when a "dropout" key is
-    given, as `monte_carlo` does.
+    of encoder stages 3, 4, 5 and after decoder stages 5, 4, 3, as in the authors'
+    bayesian_segnet_train.prototxt. Dropout is active in training, and in evaluation if a key named
+    "dropout" is given, as `monte_carlo` does.
 
     Maps float [B, H, W, 3] of any size to {"logits": float32 [B, H, W, num_classes]}.
     Parameter paths: `encoder/stage1/conv1/{kernel,bias}`, `encoder/stage1/bn1/{scale,bias}` ...
@@ -137,6 +137,7 @@ class SegNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        check_image(image)
         dropout = _dropout(self, train)
         encoder = Encoder(self.widths, self.norm, self.dtype, name="encoder")
         x, pools = encoder(image, train, dropout)
@@ -150,7 +151,7 @@ class SegNetBasic(nn.Module):
     """SegNet-Basic, four stages of one 7x7 convolution: 1,416,587 parameters for 11 classes.
 
     The decoder has no ReLU. Bayesian SegNet-Basic is `dropout=0.5`: after pools 3 and 4 and after
-    decoders 4 and 3, the places of the authors' bayesian_segnet_basic_train.prototxt.
+    decoders 4 and 3, as in the authors' bayesian_segnet_basic_train.prototxt.
 
     Maps float [B, H, W, 3] of any size to {"logits": float32 [B, H, W, num_classes]}.
     Parameter paths: `conv1/{kernel,bias}`, `bn1/{scale,bias}` ... `bn4`, `conv_decode4`,
@@ -165,6 +166,7 @@ class SegNetBasic(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        check_image(image)
         dropout = _dropout(self, train)
         x = local_response_norm(image, size=5, alpha=1e-4, beta=0.75, k=1.0)
         pools = []
@@ -185,25 +187,25 @@ class SegNetBasic(nn.Module):
 def monte_carlo(
     model: SegNet | SegNetBasic, variables: dict, image: jax.Array, key: jax.Array, *, samples: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Predicts with Bayesian SegNet: averages networks that differ in what dropout leaves.
+    """Predicts with Bayesian SegNet: averages the network over random dropout masks.
 
-    The measures are those of the authors' test_bayesian_segnet.py. Memory does not grow with the
-    number of samples.
+    Mean and uncertainty are those of the authors' test_bayesian_segnet.py. Memory does not grow
+    with the number of samples.
 
     Args:
-        model: A network with dropout.
-        variables: Its "params" and "batch_stats".
-        image: Float [B, H, W, 3], normalised.
-        key: Of the samples.
-        samples: Number of networks; it costs as many passes.
+      model: A network with dropout.
+      variables: Its "params" and "batch_stats".
+      image: Float [B, H, W, 3], normalised.
+      key: Of the dropout masks.
+      samples: Number of masks, and of passes through the network.
 
     Returns:
-        The mean class probabilities, float32 [B, H, W, num_classes], and the uncertainty of each
-        pixel, float32 [B, H, W]: the variance of the probabilities over the samples, averaged over
-        the classes.
+      The mean class probabilities, float32 [B, H, W, num_classes], and the uncertainty of each
+      pixel, float32 [B, H, W]: the variance of the probabilities over the samples, averaged over
+      the classes.
 
     Raises:
-        ValueError: If the network has no dropout, or `samples` is not positive.
+      ValueError: If the network has no dropout, or `samples` is not positive.
     """
     if not model.dropout > 0:
         raise ValueError(
@@ -220,7 +222,7 @@ def _monte_carlo(
     model: SegNet | SegNetBasic, variables: dict, image: jax.Array, key: jax.Array, samples: int
 ) -> tuple[jax.Array, jax.Array]:
     def add(sums: tuple, sample: tuple) -> tuple[tuple, None]:
-        # Welford's recurrence: exact where the variance is small beside the mean.
+        # Welford's recurrence: accurate also where the variance is much smaller than the mean.
         mean, squares = sums
         count, key = sample
         probs = jax.nn.softmax(model.apply(variables, image, rngs={"dropout": key})["logits"])

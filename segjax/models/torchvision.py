@@ -17,10 +17,10 @@ from segjax.models.resnet import ResNet
 class TorchvisionDeepLabV3(nn.Module):
     """torchvision's deeplabv3_resnet50 and deeplabv3_resnet101, for their published weights.
 
-    Other than the paper's: output stride 8 with no multi-grid, the first block of a dilated stage
-    at the rate before, a 3x3 convolution after ASPP, an auxiliary head on stage 3 (loss weight
-    0.5), and align_corners False wherever its logits are resized. 60,996,202 parameters for 21
-    classes; depth 50: 42,004,074.
+    It differs from the paper's: output stride 8 without multi-grid, the first block of a dilated
+    stage at the rate of the stage before, a 3x3 convolution after ASPP, an auxiliary head on stage
+    3 (loss weight 0.5), and align_corners False wherever its logits are resized. 60,996,202
+    parameters for 21 classes; depth 50: 42,004,074.
 
     Maps float [B, H, W, 3] to float32 [B, h, w, num_classes] under "logits" and "aux".
     """

@@ -6,7 +6,7 @@ Parameter paths: `stage3/conv2/{kernel,bias}`, counted from 1 as the paper's con
 import flax.linen as nn
 import jax
 
-from segjax.models.layers import conv
+from segjax.models.layers import check_image, conv
 from segjax.ops import max_pool
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -46,6 +46,7 @@ class VGG16(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array) -> dict[str, jax.Array]:
+        check_image(image)
         x = image
         ends = {}
         for i, stage in enumerate(STAGES, start=1):

@@ -11,17 +11,17 @@ def resize_labels(label: jax.Array, size: tuple[int, int], *, align_corners: boo
     """Resizes a label map by taking the nearest source pixel.
 
     Args:
-        label: Integer array [..., H, W].
-        size: Height and width of the result, pixels.
-        align_corners: True: source = round(i * (in - 1) / (out - 1)), halves upwards, so that
-            going from 8k+1 to k+1 pixels is `label[::8, ::8]`. False: the pixel that holds the
-            centre, floor((i + 0.5) * in / out), PyTorch's "nearest-exact".
+      label: Integer array [..., H, W].
+      size: Height and width of the result, pixels.
+      align_corners: True: source = round(i * (in - 1) / (out - 1)), halves upwards, so that
+        going from 8k+1 to k+1 pixels is `label[::8, ::8]`. False: the pixel that holds the
+        centre, floor((i + 0.5) * in / out), PyTorch's "nearest-exact".
 
     Returns:
-        Array [..., size[0], size[1]] of the dtype of `label`.
+      Array [..., size[0], size[1]] of the dtype of `label`.
 
     Raises:
-        ValueError: If `label` is no integer array of two or more axes, or a size is not positive.
+      ValueError: If `label` is no integer array of two or more axes, or a size is not positive.
     """
     if not jnp.issubdtype(label.dtype, jnp.integer) or label.ndim < 2:
         raise ValueError(

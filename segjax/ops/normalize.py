@@ -14,17 +14,17 @@ def local_response_norm(
     divide alpha by the window.
 
     Args:
-        x: Float array [..., C].
-        size: Channels in the window; odd, as Caffe demands.
-        alpha: Weight of the mean square of the window.
-        beta: Exponent.
-        k: Added to the mean square.
+      x: Float array [..., C].
+      size: Channels in the window; odd, as Caffe demands.
+      alpha: Weight of the mean square of the window.
+      beta: Exponent.
+      k: Added to the mean square.
 
     Returns:
-        An array of the shape and dtype of `x`; bfloat16 and float16 are computed in float32.
+      An array of the shape and dtype of `x`; bfloat16 and float16 are computed in float32.
 
     Raises:
-        ValueError: If `size` is not a positive odd number.
+      ValueError: If `size` is not a positive odd number.
     """
     if size < 1 or size % 2 == 0:
         raise ValueError(f"local_response_norm: size={size}; use a positive odd window.")

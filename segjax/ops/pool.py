@@ -20,15 +20,15 @@ def max_pool(
     makes 161 of 320 pixels in Caffe, 160 in PyTorch.
 
     Args:
-        x: Float array [B, H, W, C].
-        window: Height and width of the window, pixels.
-        stride: Step between windows.
-        padding: Pixels of -inf on each side, at most half the window.
-        ceil_mode: Keep a last, partial window, as Caffe does, if it starts inside the image or the
-            padding before it.
+      x: Float array [B, H, W, C].
+      window: Height and width of the window, pixels.
+      stride: Step between windows.
+      padding: Pixels of -inf on each side, at most half the window.
+      ceil_mode: Keep a last, partial window, as Caffe does, if it starts inside the image or the
+        padding before it.
 
     Returns:
-        The maxima [B, h, w, C], of the dtype of `x`.
+      The maxima [B, h, w, C], of the dtype of `x`.
     """
     window, stride, padding = _geometry(window, stride, padding)
     cells = _cells(x.shape[1:3], window, stride, padding, ceil_mode)
@@ -51,26 +51,26 @@ def max_pool_with_argmax(
     padding: Pair = 0,
     ceil_mode: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Takes the maximum of every window and tells where it was.
+    """Takes the maximum of every window, and its position.
 
     Equal to PyTorch's `max_pool2d(return_indices=True)` and to the pooling of SegNet's Caffe fork:
     padding never wins, the first maximum in row-major order wins a tie, NaN wins over everything.
     The gradient goes to the position of the maximum.
 
     Args:
-        x: Float array [..., H, W, C].
-        window: Height and width of the window, pixels.
-        stride: Step between windows; that of the window if not given.
-        padding: Pixels of -inf on each side, at most half the window.
-        ceil_mode: Keep a last, partial window, as Caffe does, if it starts inside the image or the
-            padding before it: 360 -> 180 -> 90 -> 45 -> 23 -> 12.
+      x: Float array [..., H, W, C].
+      window: Height and width of the window, pixels.
+      stride: Step between windows; that of the window if not given.
+      padding: Pixels of -inf on each side, at most half the window.
+      ceil_mode: Keep a last, partial window, as Caffe does, if it starts inside the image or the
+        padding before it: 360 -> 180 -> 90 -> 45 -> 23 -> 12.
 
     Returns:
-        The maxima [..., h, w, C] and their flat positions `row * W + column` in the image plane,
-        int32, of the same shape.
+      The maxima [..., h, w, C] and their flat positions `row * W + column` in the image plane,
+      int32, of the same shape.
 
     Raises:
-        ValueError: If `x` is no float array of three or more axes or the geometry is impossible.
+      ValueError: If `x` is no float array of three or more axes or the geometry is impossible.
     """
     window, stride, padding = _geometry(window, stride, padding)
     if not jnp.issubdtype(x.dtype, jnp.floating) or x.ndim < 3:
@@ -99,24 +99,24 @@ def max_unpool(
 ) -> jax.Array:
     """Puts every value where its maximum came from, and zero elsewhere.
 
-    Given the geometry of the pooling that made the indices, and windows that do not overlap, the
-    result is written without a scatter, 2 to 3 times faster. Otherwise any indices will do; where
-    several values claim one position, the last in row-major order gets it, on every device, and
-    with it the gradient (PyTorch's values on a CPU; its gradient goes to all claimants).
+    With the geometry of the pooling that made the indices, and windows that do not overlap, the
+    result is written without a scatter, 2 to 3 times faster. Otherwise any indices are accepted; if
+    several values claim one position, the last in row-major order gets it, and the gradient, on
+    every device. (PyTorch on a CPU gives the same values; its gradient goes to all claimants.)
 
     Args:
-        x: Array [..., h, w, C].
-        indices: Flat positions `row * W + column` in the result's plane, integers shaped as `x`.
-        output_size: Height and width of the result: the size before pooling.
-        window: Window of the pooling. With it come the two below.
-        stride: Stride of the pooling; that of the window if not given.
-        padding: Padding of the pooling.
+      x: Array [..., h, w, C].
+      indices: Flat positions `row * W + column` in the result's plane, integers shaped as `x`.
+      output_size: Height and width of the result: the size before pooling.
+      window: Window of the pooling. Without it, `stride` and `padding` have no effect.
+      stride: Stride of the pooling; that of the window if not given.
+      padding: Padding of the pooling.
 
     Returns:
-        Array [..., *output_size, C] of the dtype of `x`.
+      Array [..., *output_size, C] of the dtype of `x`.
 
     Raises:
-        ValueError: If the shapes of `x`, `indices` and `output_size` do not belong together.
+      ValueError: If the shapes of `x`, `indices` and `output_size` do not belong together.
     """
     if x.shape != indices.shape or x.ndim < 3 or not jnp.issubdtype(indices.dtype, jnp.integer):
         raise ValueError(
@@ -187,11 +187,11 @@ def adaptive_avg_pool(x: jax.Array, bins: Pair) -> jax.Array:
     of PyTorch's `adaptive_avg_pool2d`: neighbours overlap where `bins` does not divide the size.
 
     Args:
-        x: Float array [..., H, W, C].
-        bins: Height and width of the result, or one number for both.
+      x: Float array [..., H, W, C].
+      bins: Height and width of the result, or one number for both.
 
     Returns:
-        Array [..., *bins, C] of the dtype of `x`; bfloat16 and float16 are averaged in float32.
+      Array [..., *bins, C] of the dtype of `x`; bfloat16 and float16 are averaged in float32.
     """
     weights = []
     for size, count in zip(x.shape[-3:-1], _checked_bins(x, bins)):
@@ -206,11 +206,11 @@ def adaptive_max_pool(x: jax.Array, bins: Pair) -> jax.Array:
     """Takes the maximum over the windows of `adaptive_avg_pool`.
 
     Args:
-        x: Array [..., H, W, C].
-        bins: Height and width of the result, or one number for both.
+      x: Array [..., H, W, C].
+      bins: Height and width of the result, or one number for both.
 
     Returns:
-        Array [..., *bins, C] of the dtype of `x`.
+      Array [..., *bins, C] of the dtype of `x`.
     """
     for axis, count in zip((x.ndim - 3, x.ndim - 2), _checked_bins(x, bins)):
         maxima = [
@@ -392,6 +392,6 @@ def _with_gradient_of_pick(
 def _(
     stride: tuple[int, int], padding: tuple[int, int], primals: tuple, tangents: tuple
 ) -> tuple[jax.Array, jax.Array]:
-    # The call, not its value: it carries the derivative when this is differentiated again.
+    # The function itself, so that this derivative can be differentiated again.
     values = _with_gradient_of_pick(*primals, stride, padding)
     return values, _pick_by_cells(tangents[0], primals[2], stride, padding)

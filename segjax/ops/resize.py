@@ -20,21 +20,21 @@ def resize(
     Without `antialias` only the two nearest source pixels of an axis count, also when shrinking.
 
     Args:
-        x: Float array [..., H, W, C].
-        size: Height and width of the result, pixels.
-        align_corners: True: the centres of the corner pixels stay the corners, source =
-            i * (in - 1) / (out - 1); the rule of Caffe's Interp, of DeepLab and of PSPNet. False:
-            the borders of the image stay the borders, source = (i + 0.5) * in / out - 0.5.
-        antialias: When shrinking, widen the triangle by the factor, so that every source pixel
-            counts. Together with `align_corners` this follows PyTorch, which keeps the factor
-            (in - 1) / (out - 1) but not the corners: source = (i + 0.5) * factor - 0.5.
+      x: Float array [..., H, W, C].
+      size: Height and width of the result, pixels.
+      align_corners: True: the centres of the corner pixels stay the corners, source =
+        i * (in - 1) / (out - 1); the rule of Caffe's Interp, of DeepLab and of PSPNet. False:
+        the borders of the image stay the borders, source = (i + 0.5) * in / out - 0.5.
+      antialias: When shrinking, widen the triangle by the factor, so that every source pixel
+        counts. Together with `align_corners` this follows PyTorch, which keeps the factor
+        (in - 1) / (out - 1) but not the corners: source = (i + 0.5) * factor - 0.5.
 
     Returns:
-        Array [..., size[0], size[1], C] of the dtype of `x`; bfloat16 and float16 are computed in
-        float32.
+      Array [..., size[0], size[1], C] of the dtype of `x`; bfloat16 and float16 are computed in
+      float32.
 
     Raises:
-        ValueError: If `x` is no float array of three or more axes, or a size is not positive.
+      ValueError: If `x` is no float array of three or more axes, or a size is not positive.
     """
     if not jnp.issubdtype(x.dtype, jnp.floating) or x.ndim < 3:
         raise ValueError(
@@ -63,16 +63,16 @@ def bilinear_weights(
     once, by the division at the end.
 
     Args:
-        position: Integers [n]: the pixels of the result, counted from 0. A pixel outside
-            0..out-1 has no weights but zeros.
-        out: Size of the result, pixels.
-        size: Size of the source, pixels.
-        pixel: Integers [m]: the source pixels, counted from 0. A pixel outside 0..size-1 has the
-            weight zero.
-        align_corners: As in `resize`.
+      position: Integers [n]: the pixels of the result, counted from 0. A pixel outside
+        0..out-1 has no weights but zeros.
+      out: Size of the result, pixels.
+      size: Size of the source, pixels.
+      pixel: Integers [m]: the source pixels, counted from 0. A pixel outside 0..size-1 has the
+        weight zero.
+      align_corners: As in `resize`.
 
     Returns:
-        Weights [n, m]: NumPy float64 if all arguments are Python or NumPy integers, else float32.
+      Weights [n, m]: NumPy float64 if all arguments are Python or NumPy integers, else float32.
     """
     static = all(isinstance(a, int | np.ndarray) for a in (position, out, size, pixel))
     xp = np if static else jnp
@@ -88,19 +88,18 @@ def bilinear_weights(
 def resample(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     """Replaces height and width by weighted sums: `y[i, j] = rows[i, h] columns[j, w] x[h, w]`.
 
-    Two matrix products, fast on every accelerator and with a gradient of the same kind, where the
-    gradient of a gather is a slow scatter. Each product runs along the second axis of a matrix
-    [height, width * channels] per image; the middle array is the smaller of the two when both
-    axes grow or both shrink.
+    These are two matrix products: fast on every accelerator, and with a gradient of the same kind.
+    (The gradient of a gather is a slow scatter.) The order of the two makes the array between them
+    the smaller one if both axes grow or both shrink.
 
     Args:
-        x: Float array [..., H, W, C].
-        rows: Weights [height, H].
-        columns: Weights [width, W].
+      x: Float array [..., H, W, C].
+      rows: Weights [height, H].
+      columns: Weights [width, W].
 
     Returns:
-        Array [..., height, width, C] of the dtype of `x`; bfloat16 and float16 are computed in
-        float32.
+      Array [..., height, width, C] of the dtype of `x`; bfloat16 and float16 are computed in
+      float32.
     """
     dtype = x.dtype if x.dtype.itemsize > 4 else jnp.float32
     batch = math.prod(x.shape[:-3])
@@ -117,8 +116,8 @@ def resample(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
 def _along_rows(weights: jax.Array, x: jax.Array) -> jax.Array:
     """Multiplies weights [out, h] with x [b, h, w, c]."""
     batch, height, width, channels = x.shape
-    # One copy of the weights per image keeps the batch in front; without, XLA puts the new axis
-    # there and transposes the large result, 4 times slower on a CPU.
+    # One copy of the weights per image keeps the batch axis first. Without it, XLA puts the new
+    # axis first and transposes the large result: 4 times slower on a CPU.
     weights = jnp.broadcast_to(weights, (batch, *weights.shape))
     y = jax.lax.dot_general(
         weights,

@@ -15,6 +15,8 @@ from segjax.models import (
     DeepLabV3Cascade,
     Norm,
     PSPNet,
+    SegNet,
+    SegNetBasic,
     TorchvisionDeepLabV3,
 )
 from segjax.models.deeplab_v1 import MSC_STRIDES
@@ -30,6 +32,7 @@ NETS = [
     TorchvisionDeepLabV3(**SMALL, features=16),
     PSPNet(**SMALL),
 ]
+ALL = [*NETS, SegNet(num_classes=4, widths=(8,) * 5), SegNetBasic(num_classes=4, width=8)]
 
 
 @pytest.mark.parametrize("net", NETS, ids=lambda net: type(net).__name__)
@@ -77,3 +80,18 @@ def test_any_size(net, size):
     variables = jax.eval_shape(net.init, jax.random.key(0), image)
     for logits in jax.eval_shape(net.apply, variables, image).values():
         assert logits.shape[0] == 1 and logits.shape[-1] == 4
+
+
+@pytest.mark.parametrize("net", ALL, ids=lambda net: type(net).__name__)
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 3, 64, 48), r"got \(2, 3, 64, 48\): looks like NCHW; transpose\(0, 2, 3, 1\)"),
+        ((64, 48, 3), r"got \(64, 48, 3\): add the batch axis, image\[None\]"),
+        ((64, 48), r"expected NHWC, got \(64, 48\)"),
+    ],
+)
+def test_images_of_another_layout_are_refused(net, shape, message):
+    variables = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 33, 33, 3)))
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(net.apply, variables, jax.ShapeDtypeStruct(shape, jnp.float32))
