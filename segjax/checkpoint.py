@@ -1,12 +1,39 @@
-"""Checkpoints of a run: asynchronous, atomic, the newest few and the best."""
+"""Checkpoints of a run: asynchronous, atomic, checked when read, the newest few and the best."""
 
+import dataclasses
+import hashlib
+import json
+import math
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
+from segjax import files
 from segjax.state import TrainState
+
+SCORES = "scores.json"  # in the folder of the checkpoints: scores by step
+CHECKSUMS = "checksums.json"  # in the folder of a checkpoint: SHA-256 of its files
+
+
+class DamagedError(ValueError):
+    """A checkpoint that cannot be read, or whose arrays are not those that were saved."""
+
+
+@dataclasses.dataclass
+class _LatestAndBest(ocp.checkpoint_managers.PreservationPolicy):
+    """Keeps the newest checkpoints and the best of those that were scored."""
+
+    checkpoints: "Checkpoints"
+    keep: int
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        best = self.checkpoints.best_of([info.step for info in checkpoints])
+        oldest_kept = len(checkpoints) - self.keep
+        return [i >= oldest_kept or info.step == best for i, info in enumerate(checkpoints)]
 
 
 class Checkpoints:
@@ -24,11 +51,11 @@ class Checkpoints:
 
         Args:
           workdir: the folder of the run.
-          keep: newest checkpoints to keep, beside the one with the best "mean_iou".
+          keep: newest checkpoints to keep, besides the one with the best score.
           read_only: change nothing.
 
         Raises:
-          ValueError: `read_only` and there is no checkpoint, or one holds an empty file.
+          ValueError: `read_only` and there is no checkpoint.
         """
         root = pathlib.Path(workdir).expanduser().absolute() / "checkpoints"
         if read_only and not any(p.name.isdigit() and p.is_dir() for p in root.glob("*")):
@@ -37,27 +64,26 @@ class Checkpoints:
                 f"{workdir} holds no checkpoint ({root} {found}); give the --workdir of a run that "
                 "has saved one"
             )
-        policies = ocp.checkpoint_managers
-        best = policies.BestN(get_metric_fn=_mean_iou, n=1, keep_checkpoints_without_metrics=False)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-            best_fn=_mean_iou,
-            # Orbax's own read_only warns of itself; without these two it changes nothing either.
-            cleanup_tmp_directories=not read_only,
-            create=not read_only,
-        )
         self._root = root
-        self._refuse_empty()
-        self._manager = ocp.CheckpointManager(root, options=options)
+        self._verified: set[int] = set()  # steps whose files were read and compared
+        self._manager = ocp.CheckpointManager(
+            root,
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "position": ocp.JsonCheckpointHandler(),
+                "metadata": ocp.JsonCheckpointHandler(),
+            },
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=_LatestAndBest(self, keep),
+                # Orbax's own read_only warns of itself; without these two it changes nothing.
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+            ),
+        )
 
     def save(
-        self,
-        step: int,
-        state: TrainState,
-        *,
-        position: dict[str, Any],
-        metadata: dict[str, Any],
-        scores: dict[str, float] | None = None,
+        self, step: int, state: TrainState, *, position: dict[str, Any], metadata: dict[str, Any]
     ) -> None:
         """Starts writing a checkpoint; the state may be donated as soon as this returns.
 
@@ -66,30 +92,62 @@ class Checkpoints:
           state: replicated over the devices.
           position: in the training data, JSON values.
           metadata: JSON values.
-          scores: of the validation split; the best checkpoint is the one of the highest "mean_iou".
+
+        Raises:
+          FloatingPointError: a parameter or statistic is not finite; nothing is written.
+          ValueError: the checkpoint before this one could not be written.
         """
         if step in self._manager.all_steps():
             return
         # On several processes a pmapped state is local to each, which Orbax does not write.
         host = jax.device_get(state)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(host),
-                position=ocp.args.JsonSave(position),
-                metadata=ocp.args.JsonSave(metadata),
-            ),
-            metrics=scores,
-        )
+        for path, leaf in _by_path({"params": host.params, "batch_stats": host.batch_stats}):
+            if not np.isfinite(leaf).all():
+                raise FloatingPointError(f"{path} is not finite after step {step}")
+        with self._written():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(host),
+                    position=ocp.args.JsonSave(position),
+                    metadata=ocp.args.JsonSave(metadata),
+                ),
+            )
+
+    def score(self, step: int, scores: Mapping[str, float]) -> None:
+        """Writes down the scores of a checkpoint, by which the best one is found."""
+        if jax.process_index() == 0:
+            numbers = {name: float(score) for name, score in scores.items()}
+            known = {k: v for k, v in self.scores().items() if (self._root / str(k)).exists()}
+            files.write_json(self._root / SCORES, {**known, step: numbers})
+
+    def scores(self) -> dict[int, dict[str, float]]:
+        """Returns the scores by step; a damaged file counts as none."""
+        try:
+            found = json.loads((self._root / SCORES).read_text())
+            return {int(step): dict(scores) for step, scores in found.items()}
+        except (OSError, ValueError, AttributeError, TypeError):
+            return {}
+
+    def steps(self) -> list[int]:
+        """Returns the steps of all checkpoints, the oldest first."""
+        return list(self._manager.all_steps())
 
     def latest(self) -> int | None:
         """Returns the newest step, None when there is none."""
         return self._manager.latest_step()
 
     def best(self) -> int | None:
-        """Returns the step with the best "mean_iou", the newest when none was scored."""
-        scored = self._manager.best_step()
-        return self.latest() if scored is None else scored
+        """Returns the step with the best mean IoU, the newest when none was scored."""
+        best = self.best_of(self.steps())
+        return self.latest() if best is None else best
+
+    def best_of(self, steps: Sequence[int]) -> int | None:
+        """Returns the step with the best mean IoU of some, that of network and CRF where the two
+        were trained together; the newer of equals; None when none of them has a score."""
+        found = {step: _mean_iou(scores) for step, scores in self.scores().items() if step in steps}
+        found = {step: score for step, score in found.items() if math.isfinite(score)}
+        return max(found, key=lambda step: (found[step], step), default=None)
 
     def find(self, name: str) -> int:
         """Returns the step that "best", "latest" or a number means.
@@ -99,30 +157,46 @@ class Checkpoints:
         """
         named = {"best": self.best, "latest": self.latest}
         step = named[name]() if name in named else int(name) if name.isdigit() else None
-        if step not in self._manager.all_steps():
-            saved = ", ".join(map(str, self._manager.all_steps()))
+        if step not in self.steps():
+            saved = ", ".join(map(str, self.steps()))
             raise ValueError(f"no checkpoint {name!r}; accepted are best, latest, {saved}")
         return step
+
+    def shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of each array of the state saved at a step, by path; reads no array.
+
+        Raises:
+          DamagedError: the checkpoint cannot be read.
+        """
+        with self._reading(step):
+            self._verify(step)
+            tree = self._manager.item_metadata(step)["state"]
+            return {path: tuple(leaf.shape) for path, leaf in _by_path(tree.tree)}
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Returns the state and the position saved at a step.
 
         Raises:
-          ValueError: the checkpoint is damaged, or is not one of a state like `like`.
+          DamagedError: the checkpoint cannot be read, or is not what was saved.
         """
-        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, jax.device_get(like))
-        restored = self._read(
+        like = jax.device_get(like)
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        found = self._read(
             step, state=ocp.args.StandardRestore(shapes), position=ocp.args.JsonRestore()
         )
-        return restored.state, restored.position
+        return found.state, found.position
 
     def variables(self, step: int) -> dict[str, Any]:
         """Returns what a prediction needs of the state saved at a step: "params" (their moving
-        average where the run keeps one) and "batch_stats", as numpy arrays."""
+        average where the run keeps one) and "batch_stats", as numpy arrays.
+
+        Raises:
+          DamagedError: the checkpoint cannot be read, or is not what was saved.
+        """
         state = self._read(step, state=ocp.args.StandardRestore()).state
         if missing := {"params", "batch_stats", "opt_state"} - set(state):
             raise ValueError(
-                f"checkpoint {self._manager.directory / str(step)} is none of segjax: it has no "
+                f"checkpoint {self._root / str(step)} is none of segjax: it has no "
                 f"{', '.join(sorted(missing))}"
             )
         averaged = [
@@ -134,46 +208,127 @@ class Checkpoints:
         return {"params": params, "batch_stats": state["batch_stats"]}
 
     def metadata(self, step: int) -> dict[str, Any]:
-        """Returns the metadata saved at a step."""
+        """Returns the metadata saved at a step.
+
+        Raises:
+          DamagedError: the checkpoint cannot be read.
+        """
         return self._read(step, metadata=ocp.args.JsonRestore()).metadata
 
+    def set_aside(self, step: int) -> pathlib.Path:
+        """Takes a damaged checkpoint out of the run, kept as `<step>.damaged`; returns its path."""
+        aside = self._root / f"{step}.damaged"
+        if jax.process_index() == 0:
+            number = 1
+            while aside.exists():
+                aside, number = self._root / f"{step}.damaged{number}", number + 1
+            (self._root / str(step)).rename(aside)
+        self._manager.reload()
+        return aside
+
     def wait(self) -> None:
-        """Returns when everything is written; raises what went wrong while writing."""
-        self._manager.wait_until_finished()
+        """Returns when everything is written.
+
+        Raises:
+          ValueError: it could not be written.
+        """
+        with self._written():
+            self._manager.wait_until_finished()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
         """Writes everything and gives up the folder."""
-        self._manager.close()
-
-    def _refuse_empty(self) -> None:
-        """A full disk or a failed copy leaves empty files, on which Orbax fails obscurely."""
-        for folder in (p for p in sorted(self._root.glob("*")) if p.name.isdigit()):
-            for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-                if not path.stat().st_size:
-                    raise ValueError(
-                        f"checkpoint {folder} is damaged: {path.relative_to(folder)} is empty; "
-                        "remove this folder to go on from another step, or start in another "
-                        "--workdir"
-                    )
+        with self._written():
+            self._manager.close()
 
     def _read(self, step: int, **items: Any) -> Any:
-        folder = self._manager.directory / str(step)
-        try:
+        with self._reading(step):
+            self._verify(step)
             return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise ValueError(
-                f"checkpoint {folder} cannot be read: {error}\nIt is damaged, or holds another "
-                "network; start in another --workdir, or remove this folder to go on from an "
-                "earlier step"
-            ) from error
+
+    def _seal(self) -> None:
+        """Adds the checksums of its files to a checkpoint that is about to get its name."""
+        if jax.process_index() == 0:
+            for folder in self._root.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+                files.write_json(folder / CHECKSUMS, _checksums(folder))
+
+    def _verify(self, step: int) -> None:
+        """Raises ValueError where a file is not the one that was written.
+
+        Orbax is given nothing damaged: some damage it reads in silence, on other its threads print
+        pages.
+        """
+        folder = self._root / str(step)
+        if step in self._verified:
+            return
+        if not (folder / CHECKSUMS).is_file():
+            raise ValueError(f"{CHECKSUMS} is missing")
+        written = json.loads((folder / CHECKSUMS).read_text())
+        found = _checksums(folder)
+        for name in sorted(written):
+            if name not in found:
+                raise ValueError(f"{name} is missing")
+            if found[name] != written[name]:
+                raise ValueError(f"{name} is not the file that was written")
+        self._verified.add(step)
+
+    def _reading(self, step: int) -> "_Named":
+        return _Named(
+            DamagedError,
+            f"checkpoint {self._root / str(step)} is damaged: ",
+            "; remove this folder to go on from an earlier step, or start in another --workdir",
+        )
+
+    def _written(self) -> "_Named":
+        return _Named(
+            ValueError,
+            f"{self._root} cannot be written: ",
+            f"; the last good checkpoint is {self.latest() or 'none'}",
+        )
 
 
-def _mean_iou(scores: dict[str, float]) -> float:
-    """That of network and CRF where they were trained together."""
-    return scores.get("crf_mean_iou", scores["mean_iou"])
+@dataclasses.dataclass
+class _Named:
+    """Turns what Orbax raises, which is of many types, into one error with a name."""
+
+    error: type[ValueError]
+    before: str
+    after: str
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, FloatingPointError):
+            said = str(error).strip().splitlines()
+            reason = (said[0] if said else type(error).__name__).rstrip(".")
+            raise self.error(f"{self.before}{reason}{self.after}") from error
+
+
+def _by_path(tree: Any) -> list[tuple[str, Any]]:
+    """Returns the leaves with their paths, "params/conv1/kernel", whatever the kind of nodes."""
+    leaves, _ = jax.tree.flatten_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
+
+
+def _checksums(folder: pathlib.Path) -> dict[str, str]:
+    """Returns the SHA-256 of each file of a checkpoint, by its path in it.
+
+    Orbax goes on writing its own `_CHECKPOINT_METADATA`, from which nothing is read here.
+    """
+    sums = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in (CHECKSUMS, "_CHECKPOINT_METADATA"):
+            with path.open("rb") as file:
+                name = path.relative_to(folder).as_posix()
+                sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def _mean_iou(scores: Mapping[str, float]) -> float:
+    return scores.get("crf_mean_iou", scores.get("mean_iou", math.nan))
 
 
 def _holds_average(leaf: Any) -> bool:

@@ -1,11 +1,15 @@
-"""What a run leaves for people: a progress bar, metrics.csv and TensorBoard events."""
+"""What a run says to people: a progress bar or lines, metrics.csv and TensorBoard events."""
 
+import contextlib
 import csv
+import io
 import os
 import pathlib
 import platform
 import shlex
 import sys
+import time
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
@@ -15,6 +19,9 @@ import rich.console
 import rich.progress
 import rich.table
 import tensorboardX
+
+from segjax import files, optim
+from segjax.config import Config
 
 COLUMNS = (
     *("step", "loss", "lr", "grad_norm", "images_per_second", "input_wait"),
@@ -34,24 +41,23 @@ class Log:
         if self._silent:
             return
         self._csv = workdir / "metrics.csv"
-        kept = []
-        if self._csv.exists():
-            with self._csv.open(newline="") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-        with self._csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(kept)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row for row in _rows(self._csv) if int(row["step"]) <= step)
+        files.write_text(self._csv, text.getvalue())
         self._events = tensorboardX.SummaryWriter(str(workdir / "tb"), purge_step=step + 1)
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
         """Adds a row; numbers without a column go to TensorBoard alone."""
         if self._silent:
             return
-        with self._csv.open("a", newline="") as file:
-            csv.DictWriter(file, COLUMNS, extrasaction="ignore").writerow({"step": step, **numbers})
-        for name, number in numbers.items():
-            self._events.add_scalar(name, number, step)
+        with harmless(f"{self._csv}"), self._csv.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+            writer.writerow({"step": step, **numbers})
+        with harmless("the events for TensorBoard"):
+            for name, number in numbers.items():
+                self._events.add_scalar(name, number, step)
 
     def picture(self, step: int, name: str, picture: np.ndarray | None) -> None:
         """Adds RGB uint8 [H, W, 3] to TensorBoard, where there is a picture."""
@@ -64,7 +70,105 @@ class Log:
     def __exit__(self, *_: object) -> None:
         """Writes what is pending."""
         if not self._silent:
-            self._events.close()
+            with harmless("the events for TensorBoard"):
+                self._events.close()
+
+
+class Reporter:
+    """The progress bar and the log of a run, and its alarm for a loss that is not finite.
+
+    Without a terminal it prints a line at every flush.
+    """
+
+    def __init__(self, config: Config, writer: Log, start: int) -> None:
+        self._config, self._writer = config, writer
+        self._lr = optim.schedule(config.optim, config.train.steps)
+        self._bar = progress()
+        self._task = self._bar.add_task(
+            "train", total=config.train.steps, completed=start, text="compiling"
+        )
+        self._pending: list[tuple[int, dict[str, jax.Array], list[str]]] = []
+        self._time, self._wait = time.perf_counter(), 0.0
+
+    def __enter__(self) -> "Reporter":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def add(self, step: int, metrics: dict[str, jax.Array], ids: list[str]) -> None:
+        """Takes the metrics of a step, which may still be running."""
+        self._pending.append((step, metrics, ids))
+
+    def flush(self, wait: float) -> None:
+        """Waits for the steps since the last flush, checks and writes their metrics.
+
+        Args:
+          wait: seconds the run has waited for data so far.
+
+        Raises:
+          FloatingPointError: a loss or a gradient is not finite.
+        """
+        fetched = jax.device_get([metrics for _, metrics, _ in self._pending])
+        for (step, _, ids), metrics in zip(self._pending, fetched, strict=True):
+            loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
+            if not np.isfinite([loss, norm]).all():
+                raise FloatingPointError(
+                    f"loss became {loss} at step {step}; gradient norm {norm:.2g}; batch ids "
+                    f"{', '.join(ids)}"
+                )
+        now, steps = time.perf_counter(), len(fetched)
+        passed = now - self._time
+        row = {
+            "loss": float(np.mean([metrics["loss"] for metrics in fetched])),
+            "lr": float(self._lr((step - 1) // self._config.optim.accumulate)),
+            "grad_norm": norm,
+            "images_per_second": steps * self._config.train.batch_size / passed,
+            "input_wait": (wait - self._wait) / passed,
+        }
+        self._writer.write(step, row)
+        text = (
+            f"loss {row['loss']:.4f} lr {row['lr']:.1e} {row['images_per_second']:.1f} images/s, "
+            f"{row['input_wait']:.0%} input wait"
+        )
+        self._bar.update(self._task, completed=step, text=text)
+        if not console.is_terminal and jax.process_index() == 0:
+            say(f"step {step} of {self._config.train.steps}: {text}")
+        self._pending, self._time, self._wait = [], now, wait
+
+    def scored(self, step: int, scores: dict[str, float]) -> None:
+        """Writes the scores of an evaluation, whose time is not counted as training."""
+        self._writer.write(step, scores)
+        self._time = time.perf_counter()
+
+
+def say(text: str) -> None:
+    """Prints a line on stderr as it is: names and paths are no markup."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Prints a line on stderr that stands out, as it is: names and paths are no markup."""
+    console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def harmless(what: str) -> Iterator[None]:
+    """Turns any fault of reporting into a warning: it must not cost what was trained."""
+    try:
+        yield
+    except Exception as error:
+        warn(f"{what} could not be written: {type(error).__name__}: {error}")
+
+
+def _rows(path: pathlib.Path) -> list[dict[str, str]]:
+    """Returns the whole rows of metrics.csv; a kill may have left half a row, or zero bytes."""
+    if not path.exists():
+        return []
+    lines = path.read_text(errors="replace").replace("\0", "").splitlines()
+    rows = csv.DictReader(lines)
+    return [row for row in rows if str(row.get("step")).isdigit() and None not in row.values()]
 
 
 def progress() -> rich.progress.Progress:
@@ -77,7 +181,7 @@ def progress() -> rich.progress.Progress:
         rich.progress.TextColumn("{task.fields[text]}", table_column=whole),
         rich.progress.TimeRemainingColumn(table_column=whole),
         console=console,
-        disable=jax.process_index() != 0,
+        disable=jax.process_index() != 0 or not console.is_terminal,
     )
 
 

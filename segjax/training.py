@@ -1,5 +1,7 @@
-"""What the programs share about a run: its folder, its start, its evaluations."""
+"""A training run, from its first step or its last checkpoint to the end."""
 
+import contextlib
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
@@ -9,14 +11,150 @@ import jax
 import numpy as np
 import optax
 
-from segjax import augment, checkpoint, files, log, pretrained, report, state, steps
+from segjax import augment, checkpoint, files, log, pretrained, report, signals, steps
 from segjax import config as config_lib
+from segjax import state as state_lib
+from segjax import workdir as workdir_lib
 from segjax.config import Config
 from segjax.crf_rnn import Kernels
 from segjax.data import datasets, pipeline
 from segjax.evaluate import scoring as evaluate
 from segjax.predict.protocols import Protocol
 from segjax.report import gallery, pictures
+
+
+def train(config: Config, workdir: pathlib.Path) -> int:
+    """Trains a network, or goes on where `workdir` stopped.
+
+    Args:
+      config: of the run.
+      workdir: its folder, made when missing.
+
+    Returns:
+      The number of the signal that stopped the run, 0 when it came to its end.
+
+    Raises:
+      ValueError: configuration, data, devices and folder do not fit together.
+      FloatingPointError: the loss, a gradient or a parameter is not finite.
+    """
+    prepared = prepare(config)
+    warn(config)
+    weights = class_weights(config, prepared)
+    about = metadata(config, prepared.dataset)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(workdir_lib.only_one(workdir))
+        checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, keep=config.train.keep))
+        state, tx = initial_state(config, fresh=not checkpoints.latest())
+        start, state, position = workdir_lib.resume(workdir, config, checkpoints, state)
+        state = steps.replicated(state)
+        workdir_lib.begin(config, workdir)
+        batches = stack.enter_context(train_batches(config, prepared, position))
+        writer = stack.enter_context(log.Log(workdir, step=start))
+        reporter = stack.enter_context(log.Reporter(config, writer, start))
+        stop = stack.enter_context(signals.stop_signals())
+        train_step = steps.parallel(
+            steps.train_step, config=config, tx=tx, class_weights=weights, donate=True
+        )
+        score = Scorer(config, prepared, workdir, checkpoints, reporter, writer, stop)
+        key = jax.random.key(config.train.seed)
+
+        total = config.train.steps
+        try:
+            if score.is_due(start) and start not in checkpoints.scores():
+                score(start, state)
+            for step in range(start + 1, total + 1):
+                batch = next(batches)
+                state, metrics = train_step(
+                    state, {"image": batch.image, "label": batch.label}, key
+                )
+                reporter.add(step, metrics, batch.ids)
+                stopping = stop.signal  # asked once: a later signal belongs to the next step
+                save = stopping or score.is_due(step) or step % config.train.checkpoint_every == 0
+                if save or step % config.train.log_every == 0:
+                    reporter.flush(batches.wait)
+                if measures_statistics(config, step):
+                    state = recompute_batch_stats(config, prepared, state, key, stop.check)
+                if save or measures_statistics(config, step + 1):
+                    # Before anything is reported: a fault there costs nothing.
+                    place = batches.get_state()
+                    checkpoints.save(step, state, position=place, metadata=about)
+                if stopping:
+                    break
+                if score.is_due(step):
+                    score(step, state)
+        except signals.StoppedError:
+            pass  # statistics and scores are made after the next start
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"{error}; last good checkpoint {checkpoints.latest() or 'none'}. The same command "
+                "would end alike: go on with a lower --config.optim.lr, or with "
+                "--config.optim.clip_norm=1"
+            ) from error
+        checkpoints.wait()
+        reached = checkpoints.latest() or 0
+        done = reached == total and reached in checkpoints.scores()
+    with log.harmless(f"{workdir}/report.html"):
+        write_report(workdir)
+    if start >= total:
+        log.say(f"{workdir} is at step {start} of {total}: nothing is left to train")
+    if stop.signal and not done:
+        log.say(f"stopped; step {reached} of {total} is saved, the same command goes on from there")
+        return stop.signal
+    return 0
+
+
+def measures_statistics(config: Config, step: int) -> bool:
+    """Whether BatchNorm statistics are measured after a step, the last one.
+
+    The step before it is saved: a stop while they are measured costs one step.
+    """
+    return bool(config.train.recompute_batch_stats) and step == config.train.steps
+
+
+@dataclasses.dataclass
+class Scorer:
+    """Scores a checkpoint on the validation split and shows the result.
+
+    The scores are written down before anything is shown: a picture that cannot be drawn is a
+    warning.
+    """
+
+    config: Config
+    prepared: datasets.Prepared
+    workdir: pathlib.Path
+    checkpoints: checkpoint.Checkpoints
+    reporter: log.Reporter
+    writer: log.Log
+    stop: signals.Stop
+
+    def is_due(self, step: int) -> bool:
+        """Whether the state after a step is scored: every `eval_every` steps, and at the end."""
+        every = self.config.train.eval_every
+        return step == self.config.train.steps or bool(step and every and step % every == 0)
+
+    def __call__(self, step: int, state: state_lib.TrainState) -> None:
+        """Scores the state after a step; raises StoppedError when a signal comes meanwhile."""
+        split, classes = self.config.data.val_split, self.prepared.dataset.classes
+        variables = {"params": state.eval_params, "batch_stats": state.batch_stats}
+        result = self._evaluator(variables, split)
+        self.checkpoints.score(step, result.summary())
+        self.reporter.scored(step, result.summary())
+        with log.harmless(f"the evaluation of step {step}"):
+            log.console.print(result.table(classes, f"{split}, step {step}"))
+            sheet = write_evaluation(
+                result,
+                self.config,
+                self.prepared,
+                self.workdir,
+                f"{step:06d}",
+                split=split,
+                step=step,
+            )
+            self.writer.picture(step, split, sheet)
+
+    @functools.cached_property
+    def _evaluator(self) -> Callable[[dict[str, Any], str], evaluate.Evaluation]:
+        return evaluator(self.config, self.prepared, each=self.stop.check)
 
 
 def prepare(config: Config, splits: Sequence[str] = ()) -> datasets.Prepared:
@@ -51,17 +189,24 @@ def warn(config: Config) -> None:
     """Prints what is allowed but rarely meant."""
     norm = getattr(config.model, "norm", None)
     if norm is not None and not norm.frozen and config.train.batch_size < 8:
-        log.console.print(
-            f"[yellow]global batch {config.train.batch_size} with trainable BatchNorm: statistics "
-            "will be poor. Options: a larger --config.train.batch_size; statistics of the whole "
-            "training set at the end, --config.train.recompute_batch_stats=-1; statistics frozen "
-            "at those of trained weights, --config.model.norm.frozen=True"
+        advice = ["a larger --config.train.batch_size"]
+        if not config.train.recompute_batch_stats:
+            advice.append(
+                "statistics of the whole training set at the end, "
+                "--config.train.recompute_batch_stats=-1"
+            )
+        advice.append(
+            "statistics frozen at those of trained weights, --config.model.norm.frozen=True"
+        )
+        log.warn(
+            f"global batch {config.train.batch_size} with trainable BatchNorm: statistics will be "
+            f"poor. Options: {'; '.join(advice)}"
         )
     updates = config.train.steps // config.optim.accumulate
     if config.optim.warmup > updates:
-        log.console.print(
-            f"[yellow]optim.warmup is {config.optim.warmup}, but train.steps makes {updates} "
-            "updates: the learning rate never reaches its schedule"
+        log.warn(
+            f"optim.warmup is {config.optim.warmup}, but train.steps makes {updates} updates: the "
+            "learning rate never reaches its schedule"
         )
 
 
@@ -94,7 +239,7 @@ def class_weights(config: Config, prepared: datasets.Prepared) -> np.ndarray | N
 
 def initial_state(
     config: Config, *, fresh: bool = True
-) -> tuple[state.TrainState, optax.GradientTransformation]:
+) -> tuple[state_lib.TrainState, optax.GradientTransformation]:
     """Returns the state of a run at step 0, on the host, and its optimiser.
 
     Args:
@@ -108,7 +253,7 @@ def initial_state(
     key = jax.random.fold_in(jax.random.key(config.train.seed), 2**32 - 1)  # beyond all steps
     crop = config.augment.crop if min(config.augment.crop) else (64, 64)
     try:
-        variables = state.init_variables(config.model, key, crop, config.crf)
+        variables = state_lib.init_variables(config.model, key, crop, config.crf)
         if not all(leaf.size for leaf in jax.tree.leaves(variables)):
             raise ValueError("a layer has no channels")
     except (ValueError, TypeError, ArithmeticError) as error:
@@ -125,10 +270,10 @@ def initial_state(
         )
     if config.train.init_from and fresh:
         variables, report = _start_from(config.train.init_from, config, variables)
-        log.console.print(f"{config.train.init_from}: {report}", highlight=False)
-    tx = state.transformation(config, variables["params"])
+        log.say(f"{config.train.init_from}: {report}")
+    tx = state_lib.transformation(config, variables["params"])
     # From the host it goes to all devices alike, without a copy left on the first one.
-    return jax.device_get(state.create(variables, tx)), tx
+    return jax.device_get(state_lib.create(variables, tx)), tx
 
 
 def _start_from(
@@ -142,9 +287,11 @@ def _start_from(
         return pretrained.merge(variables, checkpoints.variables(checkpoints.best()))
 
 
-def train_batches(config: Config, prepared: datasets.Prepared) -> pipeline.Batches:
-    """Returns the batches of a training run."""
-    return pipeline.train_batches(
+def train_batches(
+    config: Config, prepared: datasets.Prepared, position: dict[str, Any] | None = None
+) -> pipeline.Batches:
+    """Returns the batches of a training run, from a position on that a checkpoint holds."""
+    batches = pipeline.train_batches(
         prepared,
         config.data,
         batch_size=config.train.batch_size,
@@ -152,6 +299,9 @@ def train_batches(config: Config, prepared: datasets.Prepared) -> pipeline.Batch
         seed=config.train.seed,
         fill=config.input.mean,
     )
+    if position is not None:
+        batches.set_state(position)
+    return batches
 
 
 def metadata(config: Config, dataset: datasets.Dataset) -> dict[str, Any]:
@@ -171,6 +321,7 @@ def evaluator(
     protocol: Protocol | None = None,
     kernels: Kernels = (),
     save: Callable[[str, np.ndarray], None] | None = None,
+    each: Callable[[], None] = lambda: None,
 ) -> Callable[[dict[str, Any], str], evaluate.Evaluation]:
     """Returns a function of variables and the name of a split; it is compiled once.
 
@@ -181,6 +332,7 @@ def evaluator(
         where one is learnt.
       kernels: of a CRF that refines what the protocol says; the results then have both.
       save: called with the id and the label map of each image.
+      each: called after each batch.
     """
     refined = bool(kernels) if protocol else config.crf.learn
     out_axes = (None, 0) * (1 + refined)
@@ -204,6 +356,11 @@ def evaluator(
         total = -(-images // config.eval.batch_size)
         with batches, log.progress() as bar:
             task = bar.add_task(f"evaluate {split}", total=total, text="")
+
+            def after_batch() -> None:
+                bar.advance(task)
+                each()
+
             return evaluate.evaluate(
                 step,
                 variables,
@@ -212,7 +369,7 @@ def evaluator(
                 boundary=config.eval.boundary_f1,
                 pictures=config.train.images,
                 every=max(images // jax.process_count() // max(config.train.images, 1), 1),
-                each=lambda: bar.advance(task),
+                each=after_batch,
                 save=save,
             )
 
@@ -220,8 +377,12 @@ def evaluator(
 
 
 def recompute_batch_stats(
-    config: Config, prepared: datasets.Prepared, now: state.TrainState, key: jax.Array
-) -> state.TrainState:
+    config: Config,
+    prepared: datasets.Prepared,
+    now: state_lib.TrainState,
+    key: jax.Array,
+    each: Callable[[], None] = lambda: None,
+) -> state_lib.TrainState:
     """Returns the state with BatchNorm statistics averaged over the training set.
 
     SegNet's official workflow (its script compute_bn_statistics.py): means and variances of
@@ -243,6 +404,7 @@ def recompute_batch_stats(
             stats = step(variables, images, jax.random.fold_in(key, i))
             total = jax.tree.map(lambda t, s: t + np.asarray(s) / count, total, stats)
             bar.advance(task)
+            each()
     return now.replace(batch_stats=total)
 
 
@@ -302,3 +464,31 @@ def write_report(folder: pathlib.Path, name: str | None = None) -> None:
     """
     if jax.process_index() == 0:
         log.console.print(f"report: {report.write(folder, name)}", highlight=False)
+
+
+def join(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> None:
+    """Joins the processes of the other hosts.
+
+    Args:
+      coordinator: host:port of the first process; it and the others are None where a cluster that
+        JAX knows tells them.
+      processes: how many there are.
+      process: the number of this one, from 0 on.
+
+    Raises:
+      ValueError: not all of them have come within 60 s.
+    """
+    try:
+        jax.distributed.initialize(coordinator, processes, process, initialization_timeout=60)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"this process could not join the others within 60 s: {error}\nStart the command on "
+            "every host; without a cluster that JAX knows, add --coordinator=HOST:PORT "
+            "--processes=N --process=0 (1, 2, ... on the others)"
+        ) from error
+    log.say(
+        f"process {jax.process_index()} of {jax.process_count()}, "
+        f"{jax.local_device_count()} of {jax.device_count()} devices"
+    )

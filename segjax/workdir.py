@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from segjax import checkpoint, crf, crf_rnn, files, log, models, pretrained, state
 from segjax import config as config_lib
@@ -153,27 +154,104 @@ def only_one(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def begin(config: Config, workdir: pathlib.Path, step: int) -> None:
-    """Writes config.json and env.json, and says what goes on or has changed.
+def resume(
+    workdir: pathlib.Path,
+    config: Config,
+    checkpoints: checkpoint.Checkpoints,
+    like: state.TrainState,
+) -> tuple[int, state.TrainState, dict[str, Any] | None]:
+    """Returns where a run goes on: the step, the state and the position in the data.
+
+    A damaged checkpoint is set aside with a warning, and the one before it is taken.
+
+    Args:
+      workdir: of the run.
+      config: of the run as it is to go on.
+      checkpoints: of the run.
+      like: the state at step 0, which is returned where there is no checkpoint.
 
     Raises:
-      ValueError: the folder cannot be written, or holds a run of another network or data set.
+      ValueError: the run was trained with another network, optimiser or data set, or all of its
+        checkpoints are damaged. Nothing is changed then.
     """
-    values = json.loads(json.dumps(config_lib.to_dict(config)))
-    if step:
-        with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+    damaged: checkpoint.DamagedError | None = None
+    for step in reversed(checkpoints.steps()):
+        try:
             trained = checkpoints.metadata(step)["config"]
-        changes = list(config_lib.differences(trained, values))
-        for line in changes:
-            if line.startswith(("model.num_classes", "data.name", "data.label_map")):
-                raise ValueError(
-                    f"{workdir} holds a run with other data ({line}); choose another --workdir"
-                )
-        changed = f"; changed: {', '.join(changes)}" if changes else ""
-        log.console.print(f"{workdir}: going on after step {step}{changed}", highlight=False)
+            _refuse_another(workdir, trained, config, checkpoints.shapes(step), like)
+            restored, position = checkpoints.restore(step, like)
+        except checkpoint.DamagedError as error:
+            damaged = damaged or error
+            log.warn(f"{error}")
+            continue
+        for newer in checkpoints.steps():
+            if newer > step:
+                log.warn(f"going on from step {step}; {checkpoints.set_aside(newer)} is left as is")
+        changes = ", ".join(config_lib.differences(trained, _plain(config)))
+        changed = f"; changed: {changes}" if changes else ""
+        log.say(f"{workdir}: going on after step {step}{changed}")
+        return step, restored, position
+    if damaged is not None:
+        raise ValueError(f"{workdir} has no checkpoint that can be read: {damaged}")
+    return 0, like, None
+
+
+def begin(config: Config, workdir: pathlib.Path) -> None:
+    """Writes config.json, a copy for people, and env.json; on the first process.
+
+    Raises:
+      ValueError: the folder cannot be written.
+    """
     if jax.process_index() == 0:
-        files.write_json(workdir / "config.json", values)
+        files.write_json(workdir / "config.json", config_lib.to_dict(config))
         files.write_json(workdir / "env.json", log.environment())
+
+
+def _refuse_another(
+    workdir: pathlib.Path,
+    trained: Mapping[str, Any],
+    config: Config,
+    saved: Mapping[str, tuple[int, ...]],
+    like: state.TrainState,
+) -> None:
+    """Raises ValueError where a checkpoint is of another network, optimiser or data set."""
+    lines = list(config_lib.differences(trained, _plain(config)))
+    data = ("data.name", "data.label_map", "model.num_classes")
+    if others := [line for line in lines if line.startswith(data)]:
+        raise ValueError(
+            f"{workdir} holds a run with other data ({', '.join(others)}); choose another --workdir"
+        )
+    flat = jax.tree_util.tree_flatten_with_path(like)[0]
+    wanted = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.shape(leaf)
+        for path, leaf in flat
+    }
+    different = sorted(path for path in {*saved, *wanted} if saved.get(path) != wanted.get(path))
+    if not different:
+        return
+    in_network = any(path.startswith(("params/", "batch_stats/")) for path in different)
+    parts = ("model.", "crf.") if in_network else ("optim.", "model.")
+    fields = [line for line in lines if line.startswith(parts)]
+    what = "network" if in_network else "optimiser"
+    first = different[0]
+    shapes = f"{first}: {saved.get(first, 'none')} in the checkpoint, {wanted.get(first, 'none')}"
+    if not fields:
+        raise checkpoint.DamagedError(
+            f"the checkpoints of {workdir} lack arrays of their own network, or another version of "
+            f"segjax wrote them ({shapes} now)"
+        )
+    weights = "" if in_network else " To train its weights anew with another optimiser:"
+    raise ValueError(
+        f"{workdir} holds a run with another {what}: {', '.join(fields)} ({len(different)} arrays "
+        f"differ, {shapes} now). Go on with the fields it was trained with, or choose another "
+        f"--workdir.{weights or ' To start from what fits of it:'} "
+        f"--config.train.init_from={workdir} --workdir=ANOTHER"
+    )
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """Returns a configuration as it comes back from JSON: lists in place of tuples."""
+    return json.loads(json.dumps(config_lib.to_dict(config)))
 
 
 def _stored(

@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,9 +22,17 @@ def a_state(value=0.0, ema=0.0):
 
 
 def save(checkpoints, step, value=0.0, scores=None):
-    checkpoints.save(
-        step, a_state(value), position={"at": step}, metadata={"classes": ["a"]}, scores=scores
-    )
+    checkpoints.save(step, a_state(value), position={"at": step}, metadata={"classes": ["a"]})
+    if scores:
+        checkpoints.score(step, scores)
+    checkpoints.wait()
+
+
+def flip(path):
+    """Flips a bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
 
 
 def test_state_position_and_metadata_come_back_bit_for_bit(tmp_path):
@@ -39,15 +49,34 @@ def test_state_position_and_metadata_come_back_bit_for_bit(tmp_path):
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
     with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
-        for step, iou in enumerate([0.1, 0.9, None, 0.3, 0.2, None], start=1):
+        for step, iou in enumerate([0.1, 0.9, None, float("nan"), 0.2, None], start=1):
             save(checkpoints, step, scores=None if iou is None else {"mean_iou": iou})
         checkpoints.wait()
         assert (checkpoints.best(), checkpoints.latest()) == (2, 6)
     with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
-        assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "5", "6"]
+        folders = sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.is_dir())
+        assert folders == ["2", "5", "6"]
         assert [checkpoints.find(n) for n in ("best", "latest", "5")] == [2, 6, 5]
         with pytest.raises(ValueError, match="no checkpoint '4'; accepted are best, latest, 2, 5"):
             checkpoints.find("4")
+    (tmp_path / "checkpoints/scores.json").write_bytes(b"\0\0")
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.best() == 6
+
+
+def test_the_score_of_network_and_crf_counts_where_the_two_were_trained(tmp_path):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1, scores={"mean_iou": 0.9, "crf_mean_iou": 0.1})
+        save(checkpoints, 2, scores={"mean_iou": 0.1, "crf_mean_iou": 0.9})
+        assert checkpoints.best() == 2
+
+
+def test_what_is_not_finite_is_not_saved(tmp_path):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1)
+        with pytest.raises(FloatingPointError, match=r"bn1/mean is not finite after step 2"):
+            save(checkpoints, 2, value=float("nan"))
+        assert checkpoints.steps() == [1]
 
 
 def test_variables_are_the_moving_average_where_there_is_one(tmp_path):
@@ -77,31 +106,64 @@ def test_an_unfinished_checkpoint_is_not_seen_and_is_cleared_away(tmp_path):
     assert not leftover.exists()
 
 
-def test_missing_and_damaged_checkpoints_are_named(tmp_path):
+def test_missing_checkpoints_are_named(tmp_path):
     with pytest.raises(ValueError, match="holds no checkpoint"):
         checkpoint.Checkpoints(tmp_path / "nowhere", read_only=True)
-    with checkpoint.Checkpoints(tmp_path) as checkpoints:
-        save(checkpoints, 1)
-    files = [p for p in (tmp_path / "checkpoints/1/state").rglob("*") if p.is_file()]
-    for part in files:
-        part.write_bytes(part.read_bytes()[:-9])
-    with (
-        checkpoint.Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(ValueError, match="checkpoints/1 cannot be read"),
-    ):
-        checkpoints.restore(1, a_state())
-    files[0].write_bytes(b"")
-    for read_only in (False, True):
-        with pytest.raises(
-            ValueError, match=r"checkpoints/1 is damaged: state/.* is empty; remove"
-        ):
-            checkpoint.Checkpoints(tmp_path, read_only=read_only)
 
 
-def test_another_network_is_refused(tmp_path):
+def arrays(folder):
+    """The files that hold arrays, the largest first."""
+    files = [p for p in (folder / "state").rglob("d/*") if p.is_file()]
+    return sorted(files, key=lambda p: -p.stat().st_size)
+
+
+DAMAGES = {
+    "cut": lambda folder: [p.write_bytes(p.read_bytes()[:-9]) for p in arrays(folder)],
+    "flipped": lambda folder: flip(arrays(folder)[0]),
+    "emptied": lambda folder: arrays(folder)[0].write_bytes(b""),
+    "zeroed": lambda folder: arrays(folder)[0].write_bytes(bytes(arrays(folder)[0].stat().st_size)),
+    "deleted": lambda folder: arrays(folder)[0].unlink(),
+    "no state": lambda folder: shutil.rmtree(folder / "state"),
+    "no metadata": lambda folder: shutil.rmtree(folder / "metadata"),
+    "no position": lambda folder: shutil.rmtree(folder / "position"),
+    "nothing": lambda folder: [shutil.rmtree(folder), folder.mkdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_found_and_named(tmp_path, damage):
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
-        save(checkpoints, 1)
+        save(checkpoints, 1, value=0.1)
+    DAMAGES[damage](tmp_path / "checkpoints/1")
+    named = pytest.raises(checkpoint.DamagedError, match=r"checkpoint .*checkpoints/1 is damaged: ")
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        with named:
+            checkpoints.restore(1, a_state())
+        with named:
+            checkpoints.variables(1)
+
+
+def test_any_flipped_bit_is_found(tmp_path):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1, value=0.1)
         checkpoints.wait()
-        other = a_state().replace(params={"conv2": {"kernel": jnp.zeros((4, 4))}})
-        with pytest.raises(ValueError, match="holds another network"):
-            checkpoints.restore(1, other)
+    file = arrays(tmp_path / "checkpoints/1")[0]
+    whole = file.read_bytes()
+    for place in range(0, len(whole), max(len(whole) // 8, 1)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        found = pytest.raises(checkpoint.DamagedError, match="is not the file that was written")
+        with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints, found:
+            checkpoints.variables(1)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_its_step_saved_again(tmp_path):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            save(checkpoints, step, value=step)
+    flip(arrays(tmp_path / "checkpoints/2")[0])
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.set_aside(2) == tmp_path / "checkpoints/2.damaged"
+        assert checkpoints.steps() == [1]
+        save(checkpoints, 2, value=2)
+    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.variables(2)["params"]["conv1"]["kernel"][0, 0] > 1

@@ -1,13 +1,15 @@
 """Evaluations from files on disk to scores and label maps: the same for any batch and devices."""
 
+import signal
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from segjax import state, steps
-from segjax import training as runs
-from segjax.config import Config, Data, Eval
+from segjax import checkpoint, signals, state, steps, training
+from segjax import config as config_lib
+from segjax.config import Config, Data, Eval, Train
 from segjax.data import datasets, pipeline
 from segjax.data.builders import cityscapes
 from segjax.data.labels import colour_map
@@ -16,6 +18,7 @@ from segjax.models import SegNetBasic
 from segjax.predict import label_files as submission
 from segjax.predict import protocols
 from segjax.predict import segmenter as predict
+from segjax.workdir import open_run
 from tests.data.files import blocks, jpeg, picture, png, write
 
 SIZES = ((32, 48), (24, 48), (32, 40), (30, 46), (28, 33))
@@ -54,7 +57,7 @@ def prepared_run(tmp_path, name, root):
     )
     config.train.batch_size = jax.device_count()
     variables = state.init_variables(config.model, jax.random.key(0), (32, 32))
-    return config, runs.prepare(config, ["train", "val"]), variables
+    return config, training.prepare(config, ["train", "val"]), variables
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +107,9 @@ def test_label_maps_for_the_server_of_voc(run, tmp_path):
     config, prepared, variables = run
     dataset = prepared.dataset
     save = submission.writer("voc", tmp_path, dataset.classes, dataset.palette)
-    runs.evaluator(config, prepared, protocol=protocols.find("whole"), save=save)(variables, "val")
+    training.evaluator(config, prepared, protocol=protocols.find("whole"), save=save)(
+        variables, "val"
+    )
     seg = predict.Segmenter(config, variables, classes=dataset.classes, palette=dataset.palette)
     folder = tmp_path / "results/VOC2012/Segmentation/comp6_test_cls"
     files = sorted(folder.iterdir())
@@ -125,7 +130,9 @@ def test_label_maps_for_the_server_of_cityscapes(tmp_path):
     config, prepared, variables = prepared_run(tmp_path, "cityscapes", streets(tmp_path / "raw"))
     dataset = prepared.dataset
     save = submission.writer("cityscapes", tmp_path / "out", dataset.classes, dataset.palette)
-    runs.evaluator(config, prepared, protocol=protocols.find("whole"), save=save)(variables, "val")
+    training.evaluator(config, prepared, protocol=protocols.find("whole"), save=save)(
+        variables, "val"
+    )
     seg = predict.Segmenter(config, variables, classes=dataset.classes, palette=dataset.palette)
     names = ["bonn_000002_000019", "ulm_000000_000019", "ulm_000001_000019"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{n}.png" for n in names]
@@ -144,7 +151,7 @@ def test_a_head_that_the_network_lacks_is_named():
     config = Config(model=SegNetBasic(num_classes=3, width=4))
     config.loss.heads = {"logits": 1.0, "aux": 0.4}
     with pytest.raises(ValueError, match="names aux; outputs of SegNetBasic are logits"):
-        runs.initial_state(config)
+        training.initial_state(config)
 
 
 @pytest.mark.parametrize("text", ["0,0,0", "1,nan,1", "1,-1,1", "1,1", "median"])
@@ -152,4 +159,144 @@ def test_wrong_class_weights_are_named(text):
     config = Config(model=SegNetBasic(num_classes=3))
     config.loss.class_weights = text
     with pytest.raises(ValueError, match=f"loss.class_weights is '{text}'; .* 3 numbers"):
-        runs.class_weights(config, None)
+        training.class_weights(config, None)
+
+
+def settings(tmp_path, steps, **model):
+    return Config(
+        model=SegNetBasic(num_classes=7, **({"width": 4} | model)),
+        data=Data(cache=str(tmp_path / "cache"), options="height=32,width=48,train=8,val=4"),
+        eval=Eval(batch_size=4),
+        train=Train(steps=steps, batch_size=4, checkpoint_every=1, log_every=1, images=2),
+    )
+
+
+def reached(workdir):
+    with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints.steps()
+
+
+def content(folder):
+    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_run_of_another_network_or_optimiser_is_refused_and_left_as_it_was(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    training.train(settings(tmp_path, 1), run)
+    before = content(run)
+    with pytest.raises(ValueError, match=r"another network: model\.width: 4 -> 6 .*--workdir"):
+        training.train(settings(tmp_path, 2, width=6), run)
+    other = settings(tmp_path, 2)
+    other.optim.ema_decay = 0.9
+    with pytest.raises(ValueError, match=r"another optimiser: optim\.ema_decay: 0\.0 -> 0\.9"):
+        training.train(other, run)
+    with monkeypatch.context() as patch:
+        real = config_lib.to_dict
+        named = lambda config: real(config) | {"data": real(config)["data"] | {"name": "camvid"}}
+        patch.setattr(config_lib, "to_dict", named)
+        with pytest.raises(ValueError, match=r"other data \(data\.name: shapes -> camvid\)"):
+            training.train(settings(tmp_path, 2), run)
+    assert content(run) == before
+    other = settings(tmp_path, 2)
+    other.optim.lr = 0.003  # what changes no array may change
+    assert training.train(other, run) == 0
+    assert reached(run) == [1, 2]
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path, capsys):
+    run = tmp_path / "run"
+    training.train(settings(tmp_path, 3), run)
+    expected = open_run(run, "3").variables
+    folder = run / "checkpoints"
+    [largest] = sorted((folder / "3/state/d").glob("*"), key=lambda p: p.stat().st_size)[-1:]
+    largest.write_bytes(largest.read_bytes()[::-1])
+    training.train(settings(tmp_path, 3), run)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "checkpoints/3 is damaged: " in said and "going on after step 2" in said
+    assert (folder / "3.damaged").is_dir() and reached(run) == [1, 2, 3]
+    jax.tree.map(np.testing.assert_array_equal, open_run(run, "3").variables, expected)
+    for file in folder.rglob("checksums.json"):
+        file.unlink()
+    with pytest.raises(ValueError, match=r"has no checkpoint that can be read: .*is missing"):
+        training.train(settings(tmp_path, 4), run)
+
+
+def test_a_fault_of_reporting_is_a_warning(tmp_path, monkeypatch, capsys):
+    def broken(*_, **__):
+        raise RuntimeError("no [bold] picture")
+
+    monkeypatch.setattr(training, "write_evaluation", broken)
+    monkeypatch.setattr(training, "write_report", broken)
+    run = tmp_path / "runs [old]/[/bold] a"
+    assert training.train(settings(tmp_path, 2), run) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "evaluation of step 2 could not be written: RuntimeError: no [bold] picture" in said
+    with checkpoint.Checkpoints(run, read_only=True) as checkpoints:
+        assert checkpoints.latest() == 2 and checkpoints.scores()[2]["mean_iou"] >= 0
+
+
+def test_an_evaluation_that_was_stopped_is_made_after_the_next_start(tmp_path, monkeypatch):
+    run, real = tmp_path / "run", training.Scorer.__call__
+
+    def stopped(self, step, state):
+        self.stop.signal = signal.SIGTERM
+        raise signals.StoppedError
+
+    monkeypatch.setattr(training.Scorer, "__call__", stopped)
+    assert training.train(settings(tmp_path, 2), run) == signal.SIGTERM
+    assert reached(run) == [1, 2]
+    monkeypatch.setattr(training.Scorer, "__call__", real)
+    assert training.train(settings(tmp_path, 2), run) == 0
+    with checkpoint.Checkpoints(run, read_only=True) as checkpoints:
+        assert 2 in checkpoints.scores()
+
+
+def test_a_score_that_is_no_number_leaves_the_best_one(tmp_path, monkeypatch):
+    config = settings(tmp_path, 3)
+    config.train.eval_every, config.train.keep = 1, 1
+    scores = iter([0.5, float("nan"), 0.25])
+    real = training.evaluator
+
+    def evaluator(*args, **kwargs):
+        run = real(*args, **kwargs)
+
+        def scored(*args):
+            result, mean_iou = run(*args), next(scores)
+            monkeypatch.setattr(type(result), "summary", lambda self: {"mean_iou": mean_iou})
+            return result
+
+        return scored
+
+    monkeypatch.setattr(training, "evaluator", evaluator)
+    training.train(config, tmp_path / "run")
+    assert reached(tmp_path / "run") == [1, 3]
+    assert open_run(tmp_path / "run").step == 1
+
+
+def test_parameters_that_are_not_finite_end_the_run_and_keep_the_good_ones(tmp_path):
+    config = settings(tmp_path, 4)
+    training.train(settings(tmp_path, 1), tmp_path / "run")
+    config.optim.lr = 1e30
+    with pytest.raises(FloatingPointError, match=r"good checkpoint \d\. .*lower --config\.opt"):
+        training.train(config, tmp_path / "run")
+    for leaf in jax.tree.leaves(open_run(tmp_path / "run", "latest").variables):
+        assert np.isfinite(leaf).all()
+
+
+def test_a_damaged_log_does_not_stop_a_run(tmp_path):
+    training.train(settings(tmp_path, 2), tmp_path / "run")
+    with (tmp_path / "run/metrics.csv").open("ab") as file:
+        file.write(b"3,0.1,\0\0\0")
+    training.train(settings(tmp_path, 3), tmp_path / "run")
+    rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["step", "1", "2", "2", "3", "3"]
+
+
+def test_the_advice_on_batch_norm_leaves_out_what_the_run_does(tmp_path, capsys):
+    config = settings(tmp_path, 1)
+    training.warn(config)
+    assert "--config.train.recompute_batch_stats=-1" in capsys.readouterr().err
+    config.train.recompute_batch_stats = -1
+    training.warn(config)
+    said = capsys.readouterr().err
+    assert "global batch 4" in said and "recompute_batch_stats" not in said

@@ -7,6 +7,7 @@ COMMANDS = {  # in the order of use
     "check": "read every file of a data set: shares, sizes, mistakes",
     "configs": "list the shipped configurations, or copy one for editing",
     "plan": "what training needs: parameters, operations, memory by crop and batch",
+    "train": "train a network, or go on where a run stopped",
     "tune-crf": "search the best CRF for a network on saved scores",
     "report": "write report.html of a run anew",
     "predict": "write the label maps of pictures",
@@ -37,6 +38,12 @@ def parser(name: str, examples: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def config(parser: argparse.ArgumentParser) -> None:
+    """Adds `--config` and its fields."""
+    parser.add_argument("--config", required=True, help="a file, or a name of segjax configs")
+    parser.add_argument("--config.FIELD", metavar="VALUE", help="changes a field of it")
 
 
 def crf(parser: argparse.ArgumentParser, needs: str = "") -> None:

@@ -41,6 +41,7 @@ def read(path: str, changes: Sequence[str] = ()) -> Config:
     Raises:
       ValueError: there is no such file, or no such field, or it has another type.
     """
+    flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for that
     argv = _with_path(["", f"--config={path}", *changes])
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)

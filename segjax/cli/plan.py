@@ -44,8 +44,7 @@ def main(argv: Sequence[str]) -> None:
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the arguments."""
     parser = shared.parser("plan", EXAMPLES)
-    parser.add_argument("--config", required=True, help="a file, or a name of segjax configs")
-    parser.add_argument("--config.FIELD", metavar="VALUE", help="changes a field of it")
+    shared.config(parser)
     parser.add_argument(
         "--crop", nargs="+", default=[], metavar="HxW", help="pixels [that of the configuration]"
     )

@@ -36,7 +36,7 @@ def run(tmp_path_factory):
     config.train.batch_size = jax.device_count()
     variables = state.init_variables(config.model, jax.random.key(0), (32, 32))
     tx = state.transformation(config, variables["params"])
-    begin(config, folder, 0)
+    begin(config, folder)
     with checkpoint.Checkpoints(folder) as checkpoints:
         metadata = runs.metadata(config, datasets.DATASETS["shapes"])
         checkpoints.save(3, state.create(variables, tx), position={}, metadata=metadata)

@@ -1,0 +1,82 @@
+"""segjax train: trains a network, or goes on where a run stopped."""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+from segjax.cli import arguments as shared
+
+EXAMPLES = """\
+  segjax train --config=segnet_camvid --config.data.dir=CamVid --workdir=runs/segnet
+  segjax train --config=my.py --workdir=runs/mine --config.optim.lr=0.02 \\
+      --config.augment.crop="(360, 480)"
+
+The same command again goes on from the last checkpoint. The folder of the run then holds
+config.json, env.json, checkpoints/, metrics.csv, tb/ (TensorBoard events), images/ (pictures),
+eval/ (scores) and report.html, which shows them. On several hosts, start the command on each with
+--distributed.
+
+Ctrl-C, SIGTERM and SIGHUP finish the step and save; a second one leaves at once.
+"""
+FAILED = 1  # exit code of a run whose loss is not finite, or that wants more memory than there is
+
+
+def main(argv: Sequence[str]) -> int:
+    """Trains; returns 0, 1 where training failed, or 128 and the signal that stopped it."""
+    command = parser()
+    arguments, rest = command.parse_known_args(argv)
+    if unknown := [word for word in rest if not word.startswith("--config.")]:
+        command.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if not arguments.workdir:
+        raise ValueError("--workdir is empty; name a folder, --workdir=runs/a")
+
+    import jax
+    from absl import logging
+
+    from segjax import log, training
+    from segjax.cli import overrides
+
+    logging.set_verbosity(logging.ERROR)  # Orbax reports every file it writes
+    config = overrides.read(arguments.config, rest)
+    if arguments.distributed:
+        training.join(arguments.coordinator, arguments.processes, arguments.process)
+    try:
+        stopped = training.train(config, pathlib.Path(arguments.workdir).expanduser())
+    except FloatingPointError as error:
+        log.warn(f"segjax train: {error}")
+        return FAILED
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        what = str(error).splitlines()[:1] or ["this machine has no more"]
+        log.warn(
+            f"segjax train: out of memory: {what[0]}\n"
+            f"A step takes {config.train.batch_size} images of crop {config.augment.crop} ((0, 0) "
+            "is the whole canvas); `segjax plan --config=...` tells what fits. Write a smaller "
+            "--config.train.batch_size, --config.augment.crop or, for the evaluation, "
+            "--config.eval.batch_size"
+        )
+        return FAILED
+    return 128 + stopped if stopped else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the arguments."""
+    parser = shared.parser("train", EXAMPLES)
+    shared.config(parser)
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="the folder of the run; made when missing"
+    )
+    parser.add_argument(
+        "--distributed", action="store_true", help="join the processes of the other hosts"
+    )
+    parser.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="of the first process, where no cluster tells it"
+    )
+    parser.add_argument(
+        "--processes", type=shared.positive, metavar="N", help="how many, where no cluster tells it"
+    )
+    parser.add_argument(
+        "--process", type=int, metavar="I", help="this one's number, from 0 on, likewise"
+    )
+    return parser

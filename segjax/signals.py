@@ -1,0 +1,75 @@
+"""SIGINT, SIGTERM and SIGHUP while training: finish the step, save, leave; at the second, leave."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+import jax
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StoppedError(Exception):
+    """A signal came while something ran that can be done again after a restart."""
+
+
+class Stop:
+    """Whether to stop: the number of the signal that came, None before."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def check(self) -> None:
+        """Raises StoppedError after a signal."""
+        if self.signal is not None:
+            raise StoppedError
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Yields what tells that a signal came; the second one ends the process at once.
+
+    The signals are said at once by a thread, also while Python waits for a compiler or a program.
+    Processes of several hosts would have to agree on a step, and only the main thread may handle
+    signals: elsewhere they keep their effect.
+    """
+    stop = Stop()
+    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+
+    def listen() -> None:
+        while number := ours.recv(1):
+            if number[0] not in SIGNALS:
+                continue
+            name = signal.Signals(number[0]).name
+            if stop.signal is not None:
+                _say(f"{name} again: leaving at once")
+                os._exit(128 + number[0])
+            stop.signal = number[0]
+            _say(f"{name}: stopping after this step, once more to leave at once")
+
+    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+    wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    thread = threading.Thread(target=listen, daemon=True, name="signals")
+    thread.start()
+    try:
+        yield stop
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        theirs.close()
+        thread.join()
+        ours.close()
+
+
+def _say(line: str) -> None:
+    # Not by the console: it may be held by the thread that was interrupted.
+    os.write(sys.__stderr__.fileno(), f"\n{line}\n".encode())
