@@ -38,14 +38,24 @@ RULES: dict[str, set[str]] = {
         *{"segjax.augment", "segjax.config", "segjax.crf_rnn", "segjax.losses"},
         *{"segjax.metrics", "segjax.state"},
     },
-    "segjax/log.py": {*SCIENCE, "importlib.metadata", "rich", "tensorboardX"},
+    "segjax/log.py": {
+        *{*SCIENCE, "importlib.metadata", "rich", "tensorboardX"},
+        *{"segjax.config", "segjax.files", "segjax.optim"},
+    },
+    "segjax/signals.py": {"jax"},
     "segjax/plan.py": {"jax", "optax", "rich", "segjax.config", "segjax.state", "segjax.steps"},
-    "segjax/checkpoint.py": {"jax", "orbax", "segjax.state"},
+    "segjax/checkpoint.py": {*SCIENCE, "orbax", "segjax.files", "segjax.state"},
+    "segjax/workdir.py": {
+        *SCIENCE,
+        *{"segjax.checkpoint", "segjax.config", "segjax.crf", "segjax.crf_rnn"},
+        *{"segjax.data.labels.colour_map", "segjax.files", "segjax.log", "segjax.models"},
+        *{"segjax.pretrained", "segjax.state"},
+    },
     "segjax/training.py": {
         *{*SCIENCE, "optax"},
         *{"segjax.augment", "segjax.checkpoint", "segjax.config", "segjax.crf_rnn", "segjax.data"},
         *{"segjax.evaluate", "segjax.files", "segjax.log", "segjax.predict", "segjax.pretrained"},
-        *{"segjax.report", "segjax.state", "segjax.steps"},
+        *{"segjax.report", "segjax.signals", "segjax.state", "segjax.steps", "segjax.workdir"},
     },
     "segjax/data": {
         *{"numpy", "cv2", "rich", "tensorflow_datasets"},
@@ -57,33 +67,37 @@ RULES: dict[str, set[str]] = {
     "segjax/pretrained/files.py": {"pickle", "safetensors", "segjax.files", "torch"},
     "segjax/predict": {
         *{*SCIENCE, "PIL", "safetensors"},
-        *{"segjax.augment", "segjax.checkpoint", "segjax.config", "segjax.crf", "segjax.crf_rnn"},
-        *{"segjax.data.builders.cityscapes", "segjax.files", "segjax.models", "segjax.ops"},
-        *{"segjax.predict", "segjax.pretrained", "segjax.report.pictures", "segjax.state"},
+        *{"segjax.augment", "segjax.config", "segjax.crf", "segjax.crf_rnn"},
+        *{
+            "segjax.data.builders.cityscapes",
+            "segjax.data.labels.VOID_COLOUR",
+            "segjax.files",
+            "segjax.models",
+            "segjax.ops",
+        },
+        *{"segjax.predict", "segjax.pretrained", "segjax.state", "segjax.workdir"},
     },
     "segjax/evaluate": {
         *{*SCIENCE, "rich"},
-        *{"segjax.config", "segjax.crf", "segjax.crf_rnn", "segjax.checkpoint", "segjax.data"},
+        *{"segjax.config", "segjax.crf", "segjax.crf_rnn", "segjax.data", "segjax.workdir"},
         *{"segjax.evaluate", "segjax.files", "segjax.log", "segjax.metrics", "segjax.ops"},
         *{"segjax.predict", "segjax.steps", "segjax.training"},
     },
     "segjax/report": {
         *{"cv2", "jinja2", "numpy"},
         *{"segjax.evaluate.scoring.Example", "segjax.files", "segjax.ops", "segjax.report"},
+        "segjax.data.labels.VOID_COLOUR",
     },
     "segjax/cli": {"jax", "rich", "segjax"},
+    "segjax/cli/train.py": {"absl.logging"},
     "segjax/cli/main.py": {"importlib"},
     "segjax/cli/overrides.py": {"absl", "ml_collections", "runpy"},
     "segjax/__main__.py": {"segjax.cli.main"},
     "segjax/__init__.py": {"segjax.predict.segmenter.load"},
-    "train.py": {
-        *{*SCIENCE, "absl", "ml_collections"},
-        *{"segjax.checkpoint", "segjax.cli", "segjax.config", "segjax.log", "segjax.optim"},
-        *{"segjax.steps", "segjax.training"},
-    },
+    "train.py": {"segjax.cli.main"},
     "eval.py": {
-        *{"absl", "segjax.checkpoint", "segjax.cli", "segjax.crf", "segjax.log"},
-        *{"segjax.predict", "segjax.training"},
+        *{"absl", "segjax.cli", "segjax.crf", "segjax.log"},
+        *{"segjax.predict", "segjax.training", "segjax.workdir"},
     },
     "configs": {"segjax.config", "segjax.models"},
     "benchmarks": {
@@ -97,7 +111,8 @@ MAPS = {"segjax/steps.py"}
 WRITERS = {
     "segjax/files.py": "the one atomic writer",
     "segjax/log.py": "adds lines to metrics.csv",
-    "segjax/training.py": "the lock of a run",
+    "segjax/workdir.py": "the lock of a run",
+    "segjax/checkpoint.py": "renames a damaged checkpoint",
     "segjax/data/datasets.py": "the lock of a data set; its folder is renamed when complete",
 }
 WALKS = {
