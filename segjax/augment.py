@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax import ops
-from segjax.config import Augment, Input
+from segjax.config import Augment, Input, check_augment
 
 GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -47,7 +47,7 @@ def augment(
     Raises:
       ValueError: a field of `config` makes no sense.
     """
-    check(config)
+    check_augment(config)
     keys = iter(jax.random.split(key, 12))
     canvas = label.shape
     size = (config.crop[0] or canvas[0], config.crop[1] or canvas[1])
@@ -88,32 +88,6 @@ def augment(
         sigma = jnp.where(jax.random.bernoulli(next(keys), config.blur_prob), sigma, 0.0)
         image = blur(image, sigma, radius=max(round(2 * high), 1))
     return image, label
-
-
-def check(config: Augment) -> None:
-    """Raises ValueError, naming the field, where the configuration makes no sense."""
-
-    def need(right: bool, field: str, accepted: str) -> None:
-        if not right:
-            raise ValueError(f"augment.{field}={getattr(config, field)}: {accepted}")
-
-    need(len(config.crop) == 2 and min(config.crop) >= 0, "crop", "height, width; 0 is the canvas")
-    need(all(s > 0 for s in config.scales), "scales", "factors above 0 are needed")
-    low, high = config.scale_range
-    need(0 < low <= high, "scale_range", "0 < lowest <= highest factor is needed")
-    need(
-        not config.scales or (low, high) == (1.0, 1.0),
-        "scales",
-        "either scales or scale_range is used; leave scale_range at (1.0, 1.0)",
-    )
-    low, high = config.blur_sigma
-    need(0 < low <= high, "blur_sigma", "0 < lowest <= highest sigma in pixels is needed")
-    for field in ("flip", "rotate_prob", "blur_prob"):
-        need(0 <= getattr(config, field) <= 1, field, "a probability from 0 to 1 is needed")
-    for field in ("brightness", "contrast", "saturation"):
-        need(0 <= getattr(config, field) <= 1, field, "a strength from 0 to 1 is needed")
-    for field in ("rotate", "hue"):
-        need(0 <= getattr(config, field) <= 180, field, "degrees from 0 to 180 are needed")
 
 
 def normalize(image: jax.Array, config: Input) -> jax.Array:

@@ -168,7 +168,8 @@ def from_dict(values: Mapping[str, Any], classes: Mapping[str, type]) -> Config:
       classes: the classes a network or one of its fields may have, by name.
 
     Raises:
-      ValueError: a class or a field is unknown: the file is from another version.
+      ValueError: a class or a field is unknown, or of another type: the file is damaged, or from
+        another version.
     """
     if not isinstance(values, Mapping) or "model" not in values:
         raise ValueError("configuration has no part 'model': it is damaged, or not of segjax")
@@ -180,11 +181,14 @@ def from_dict(values: Mapping[str, Any], classes: Mapping[str, type]) -> Config:
             continue
         if name not in parts:
             raise ValueError(f"configuration has a part {name!r}; accepted are {sorted(parts)}")
+        if not isinstance(part, Mapping):
+            raise ValueError(f"configuration has {name}: {part!r}; its fields are needed")
         known = {f.name for f in dataclasses.fields(parts[name].default_factory)}
-        if not set(part) <= known:
-            raise ValueError(f"configuration has {name}.{min(set(part) - known)}, which is unknown")
+        if unknown := sorted(map(str, set(part) - known)):
+            raise ValueError(f"configuration has {name}.{unknown[0]}, which is unknown")
         for field, value in part.items():
             setattr(getattr(config, name), field, _tuples(value))
+        _check_part(name, getattr(config, name))
     return config
 
 
@@ -198,51 +202,45 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
             yield f"{path}{name}: {a} -> {b}"
 
 
+INF = math.inf
+RANGES = {  # smallest and largest value of a number, ends included, or of each number of a tuple
+    **dict.fromkeys(("train.steps", "train.batch_size", "train.log_every", "train.keep"), (1, INF)),
+    **dict.fromkeys(("train.checkpoint_every", "eval.batch_size"), (1, INF)),
+    **dict.fromkeys(("train.seed", "train.eval_every", "train.images"), (0, INF)),
+    "train.recompute_batch_stats": (-1, INF),
+    **dict.fromkeys(("data.num_train", "data.num_val", "data.workers"), (0, INF)),
+    **dict.fromkeys(("data.threads", "data.prefetch"), (1, INF)),
+    **dict.fromkeys(("data.canvas", "augment.crop"), (0, INF)),
+    **dict.fromkeys(("augment.flip", "augment.rotate_prob", "augment.blur_prob"), (0, 1)),
+    **dict.fromkeys(("augment.brightness", "augment.contrast", "augment.saturation"), (0, 1)),
+    **dict.fromkeys(("augment.rotate", "augment.hue"), (0, 180)),
+    "loss.heads": (0, INF),
+    **dict.fromkeys(("crf.train_iterations", "crf.test_iterations"), (1, INF)),
+    **dict.fromkeys(("optim.lr", "optim.weight_decay", "optim.clip_norm"), (0, INF)),
+    **dict.fromkeys(("optim.end_lr", "optim.power", "optim.warmup", "optim.step_factor"), (0, INF)),
+    **dict.fromkeys(("optim.accumulate", "optim.step_every"), (1, INF)),
+    "optim.lr_multipliers": (0, INF),
+    "eval.trimap_widths": (1, INF),
+}
+CHOICES = {
+    "loss.resolution": ("label", "logits"),
+    "crf.normalization": ("symmetric", "after", "before", "none"),
+    "optim.schedule": ("poly", "fixed", "step"),
+}
+DTYPES = ("float32", "bfloat16", "float16")  # of model.dtype
+
+
 def check(config: Config) -> None:
     """Raises ValueError, naming the field, where a value can be seen to be wrong."""
+    for part in dataclasses.fields(Config):
+        if part.name != "model":
+            _check_part(part.name, getattr(config, part.name))
+    check_augment(config.augment)
+    check_optim(config.optim)
     train, loss = config.train, config.loss
-    _check_numbers(config)
-    _accept("loss.resolution", loss.resolution, ("label", "logits"))
-    normalizations = ("symmetric", "after", "before", "none")
-    _accept("crf.normalization", config.crf.normalization, normalizations)
-    dtypes = ("float32", "bfloat16", "float16")
-    _accept("model.dtype", getattr(config.model, "dtype", "float32"), dtypes)
-    _accept("optim.schedule", config.optim.schedule, ("poly", "fixed", "step"))
-    positive = {
-        "train.steps": train.steps,
-        "train.batch_size": train.batch_size,
-        "train.log_every": train.log_every,
-        "train.checkpoint_every": train.checkpoint_every,
-        "train.keep": train.keep,
-        "eval.batch_size": config.eval.batch_size,
-        "crf.train_iterations": config.crf.train_iterations,
-        "crf.test_iterations": config.crf.test_iterations,
-        "optim.accumulate": config.optim.accumulate,
-        "data.threads": config.data.threads,
-        "data.prefetch": config.data.prefetch,
-    }
-    for field, value in positive.items():
-        if value < 1:
-            raise ValueError(f"{field} is {value}; it must be 1 or more")
-    not_negative = {
-        "train.seed": train.seed,
-        "train.eval_every": train.eval_every,
-        "train.images": train.images,
-        "data.num_train": config.data.num_train,
-        "data.num_val": config.data.num_val,
-        "data.workers": config.data.workers,
-        **{f"loss.heads[{name!r}]": weight for name, weight in loss.heads.items()},
-    }
-    for field, value in not_negative.items():
-        if value < 0:
-            raise ValueError(f"{field} is {value}; it must be 0 or more")
-    if min(config.eval.trimap_widths, default=1) < 1:
-        raise ValueError(f"eval.trimap_widths is {config.eval.trimap_widths}; each is 1 or more")
-    if train.recompute_batch_stats < -1:
-        raise ValueError(
-            f"train.recompute_batch_stats is {train.recompute_batch_stats}; a number of batches, "
-            "or -1 for one epoch"
-        )
+    dtype = getattr(config.model, "dtype", "float32")
+    if dtype not in DTYPES:
+        raise ValueError(f"model.dtype is {dtype!r}; accepted are {', '.join(map(repr, DTYPES))}")
     if min(config.input.std) <= 0:
         raise ValueError(f"input.std is {config.input.std}; each must be above 0")
     for field in ("alpha", "beta", "gamma"):
@@ -257,42 +255,103 @@ def check(config: Config) -> None:
         )
     if not any(loss.heads.values()):
         raise ValueError(f'loss.heads is {loss.heads}; write at least {{"logits": 1.0}}')
-    for field, size in (("data.canvas", config.data.canvas), ("augment.crop", config.augment.crop)):
-        if min(size) < 0:
-            raise ValueError(f"{field} is {size}, which is no size; give height, width in pixels")
 
 
-def _check_numbers(config: Config) -> None:
-    """Refuses what is not finite, and tuples of another length or type than their field's.
+def check_augment(augment: Augment) -> None:
+    """Raises ValueError, naming the field, where augmentation makes no sense."""
+    _check_part("augment", augment)
 
-    The command line reads "(nan, 1)" and "32x48" as tuples that hold strings.
-    """
-    for part in dataclasses.fields(Config):
-        if part.name == "model":
-            continue
-        holder = getattr(config, part.name)
-        for field in dataclasses.fields(holder):
-            name, value = f"{part.name}.{field.name}", getattr(holder, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{name} is {value}; a finite number is needed")
-            kinds = get_args(field.type) if get_origin(field.type) is tuple else (str,)
-            if str in kinds:
-                continue
-            accepted = (int,) if int in kinds else (int, float)
-            count = "" if ... in kinds else f"{len(kinds)} "
-            if (count and len(value) != len(kinds)) or not all(
-                isinstance(v, accepted) and math.isfinite(v) for v in value
-            ):
-                kind, one = ("whole numbers", "32") if int in kinds else ("numbers", "1.0")
-                example = ", ".join([one] * len(kinds))
-                raise ValueError(
-                    f'{name} is {value}; write {count}{kind}, --config.{name}="({example})"'
-                )
+    def need(right: bool, field: str, accepted: str) -> None:
+        if not right:
+            raise ValueError(f"augment.{field} is {getattr(augment, field)}; {accepted}")
+
+    need(all(s > 0 for s in augment.scales), "scales", "factors are above 0")
+    low, high = augment.scale_range
+    need(0 < low <= high, "scale_range", "write 0 < lowest <= highest factor")
+    need(
+        not augment.scales or (low, high) == (1.0, 1.0),
+        "scales",
+        "either scales or scale_range is used; leave scale_range at (1.0, 1.0)",
+    )
+    low, high = augment.blur_sigma
+    need(0 < low <= high, "blur_sigma", "write 0 < lowest <= highest sigma in pixels")
 
 
-def _accept(field: str, value: Any, accepted: tuple[Any, ...]) -> None:
-    if value not in accepted:
-        raise ValueError(f"{field} is {value!r}; accepted are {', '.join(map(repr, accepted))}")
+def check_optim(optim: Optim) -> None:
+    """Raises ValueError, naming the field, where the optimiser makes no sense."""
+    _check_part("optim", optim)
+    for name in ("momentum", "ema_decay"):
+        if not 0 <= getattr(optim, name) < 1:
+            raise ValueError(f"optim.{name} is {getattr(optim, name)}; it is from 0 to below 1")
+    if optim.end_lr > optim.lr:
+        raise ValueError(
+            f"optim.end_lr is {optim.end_lr}, above optim.lr, {optim.lr}: it is the floor to which "
+            "the poly schedule falls; write one below, or 0"
+        )
+
+
+def _check_part(part: str, values: Any) -> None:
+    """Checks each field of a part by itself: its type, that it is finite, range and choice."""
+    for field in dataclasses.fields(values):
+        name, value = f"{part}.{field.name}", getattr(values, field.name)
+        if not _fits(value, field.type):
+            raise ValueError(f"{name} is {value!r}; {_wanted(name, field.type)}")
+        numbers = [value] if isinstance(value, int | float) else value
+        if isinstance(value, Mapping):
+            numbers = value.values()
+        numbers = [n for n in numbers if isinstance(n, int | float)]
+        if not all(math.isfinite(n) for n in numbers):
+            raise ValueError(f"{name} is {value}; {_wanted(name, field.type)}, finite")
+        low, high = RANGES.get(name, (-INF, INF))
+        if not all(low <= n <= high for n in numbers):
+            each = "each is" if isinstance(value, tuple | Mapping) else "it is"
+            limit = f"{low} or more" if high == INF else f"from {low} to {high}"
+            raise ValueError(f"{name} is {value}; {each} {limit}")
+        if name in CHOICES and value not in CHOICES[name]:
+            accepted = ", ".join(map(repr, CHOICES[name]))
+            raise ValueError(f"{name} is {value!r}; accepted are {accepted}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value has the type of a field; whole numbers pass for floats."""
+    if kind is Any or (not isinstance(kind, type) and get_origin(kind) is None):
+        return True
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if not isinstance(value, tuple):
+            return False
+        if kinds[-1] is ...:
+            return all(_fits(v, kinds[0]) for v in value)
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if get_origin(kind) is dict:
+        key, of = get_args(kind)
+        return isinstance(value, Mapping) and all(
+            _fits(k, key) and _fits(v, of) for k, v in value.items()
+        )
+    if get_origin(kind) is not None:  # a union, of a network
+        return any(_fits(value, k) for k in get_args(kind))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _wanted(name: str, kind: Any) -> str:
+    """Says what to write for a field."""
+    words = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+    if kind in words:
+        return f"write {words[kind]}"
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        one = {int: "32", float: "1.0", str: "'...'"}[kinds[0]]
+        many = {int: "whole numbers", float: "numbers", str: "texts"}[kinds[0]]
+        count = "" if kinds[-1] is ... else f"{len(kinds)} "
+        example = ", ".join([one] * (2 if kinds[-1] is ... else len(kinds)))
+        return f'write {count}{many}, --config.{name}="({example})"'
+    if get_origin(kind) is dict:
+        return 'write a dictionary of numbers by name, {"...": 1.0}, in the file'
+    return f"it is a {getattr(kind, '__name__', kind)}"
 
 
 def _plain(value: Any) -> Any:
@@ -316,9 +375,15 @@ def _object(values: Any, classes: Mapping[str, type]) -> Any:
     if "class" not in values:
         return {key: _object(v, classes) for key, v in values.items()}
     name = values["class"]
-    if name not in classes:
+    if not isinstance(name, str) or name not in classes:
         raise ValueError(f"no class {name!r} in segjax.models; known are {', '.join(classes)}")
     fields = {key: _object(v, classes) for key, v in values.items() if key != "class"}
+    kinds = {f.name: f.type for f in dataclasses.fields(classes[name])}
+    for field, value in fields.items():
+        if field not in kinds:
+            raise ValueError(f"{name} has no field {field!r}; its fields: {', '.join(kinds)}")
+        if not _fits(value, kinds[field]):
+            raise ValueError(f"{name}.{field} is {value!r}; {_wanted(field, kinds[field])}")
     try:
         return classes[name](**fields)
     except TypeError as error:

@@ -10,8 +10,6 @@ import optax
 
 from segjax import config
 
-SCHEDULES = ("poly", "fixed", "step")
-
 
 class AveragedState(NamedTuple):
     """Exponential moving average of the parameters."""
@@ -37,10 +35,8 @@ def schedule(optim: config.Optim, steps: int) -> optax.Schedule:
         after = optax.exponential_decay(
             optim.lr, optim.step_every, optim.step_factor, staircase=True
         )
-    elif optim.schedule == "fixed":
-        after = optax.constant_schedule(optim.lr)
     else:
-        raise ValueError(f"optim.schedule is {optim.schedule!r}; accepted are {SCHEDULES}")
+        after = optax.constant_schedule(optim.lr)
     if not optim.warmup:
         return after
     # The schedule keeps its own clock: warming up scales it rather than shifting it.
@@ -66,7 +62,7 @@ def make(
     Raises:
       ValueError: a regular expression finds no parameter, or a number is out of range.
     """
-    _check(optim)
+    config.check_optim(optim)
     freeze = (*optim.freeze, *frozen)
     for field, expressions in (
         ("optim.freeze", freeze),
@@ -107,17 +103,6 @@ def by_path(tree: optax.Params, f: Callable[[str, Any], Any]) -> optax.Params:
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: f(jax.tree_util.keystr(path, simple=True, separator="/"), leaf), tree
     )
-
-
-def _check(optim: config.Optim) -> None:
-    least = {"lr": 0, "weight_decay": 0, "clip_norm": 0, "end_lr": 0, "power": 0, "warmup": 0}
-    least |= {"accumulate": 1, "step_every": 1, "step_factor": 0}
-    for name, low in least.items():
-        if not getattr(optim, name) >= low:
-            raise ValueError(f"optim.{name} is {getattr(optim, name)}; it must be {low} or more")
-    for name in ("momentum", "ema_decay"):
-        if not 0 <= getattr(optim, name) < 1:
-            raise ValueError(f"optim.{name} is {getattr(optim, name)}; it must be in [0, 1)")
 
 
 def _find_all(field: str, expressions: tuple[str, ...], params: optax.Params) -> None:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from segjax import augment, checkpoint, files, log, pretrained, report, signals, steps
+from segjax import checkpoint, files, log, pretrained, report, signals, steps
 from segjax import config as config_lib
 from segjax import state as state_lib
 from segjax import workdir as workdir_lib
@@ -168,7 +168,6 @@ def prepare(config: Config, splits: Sequence[str] = ()) -> datasets.Prepared:
       ValueError: configuration, data and devices do not fit together.
     """
     config_lib.check(config)
-    augment.check(config.augment)
     size, devices = config.train.batch_size, jax.device_count()
     if size % devices:
         raise ValueError(

@@ -53,7 +53,7 @@ RULES: dict[str, set[str]] = {
     },
     "segjax/training.py": {
         *{*SCIENCE, "optax"},
-        *{"segjax.augment", "segjax.checkpoint", "segjax.config", "segjax.crf_rnn", "segjax.data"},
+        *{"segjax.checkpoint", "segjax.config", "segjax.crf_rnn", "segjax.data"},
         *{"segjax.evaluate", "segjax.files", "segjax.log", "segjax.predict", "segjax.pretrained"},
         *{"segjax.report", "segjax.signals", "segjax.state", "segjax.steps", "segjax.workdir"},
     },

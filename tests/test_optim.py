@@ -125,7 +125,7 @@ def test_average_of_parameters_follows_the_updates(accumulate):
         (config.Optim(schedule="cosine"), "'poly', 'fixed', 'step'"),
         (config.Optim(lr=-1.0), "optim.lr"),
         (config.Optim(momentum=1.0), "optim.momentum"),
-        (config.Optim(accumulate=0), "optim.accumulate is 0; it must be 1 or more"),
+        (config.Optim(accumulate=0), "optim.accumulate is 0; it is 1 or more"),
         (config.Optim(schedule="step", step_every=0), "optim.step_every is 0"),
         (config.Optim(warmup=-1), "optim.warmup is -1"),
     ],
