@@ -1,11 +1,13 @@
-"""The fully connected CRF behind a network: its parameters where it is learnt, and its place.
+"""The fully connected CRF as a layer after a network: what is learnt of it, and how it is applied.
 
-Zheng et al., "Conditional Random Fields as Recurrent Neural Networks", 2015: mean field is a layer
-like others, and network and CRF are trained end to end. Learnt are, as there, a weight of each
-kernel for each class and the compatibility of each pair of classes; the widths of the kernels stay.
+Zheng et al., "Conditional Random Fields as Recurrent Neural Networks", 2015. Mean field is a layer
+like any other: its gradient trains the network and the CRF together. As in the paper, these are
+learnt: the weight of each kernel for each class, and the compatibility of each pair of classes. The
+standard deviations of the kernels are fixed.
 
-They start as a Potts model, ones off the diagonal. The authors' program starts with minus the
-identity, which differs by a constant per pixel and so not at all.
+The compatibility starts as a Potts model: 1 for two different classes, 0 on the diagonal. The
+authors' program starts with minus the identity. The two differ by the same number for all classes
+of a pixel, so the result is the same.
 """
 
 from typing import Any
@@ -20,10 +22,16 @@ Kernels = tuple[crf.Kernel, ...]
 
 
 def init(config: CRF, num_classes: int) -> dict[str, jax.Array]:
-    """Returns what is learnt of a CRF, at the start, float32.
+    """Returns the parameters that are learnt, with their first values.
 
-    "bilateral" [C] and "spatial" [C], the weights of the two kernels, and "compatibility" [C, C],
-    the penalty of a row's class beside a column's.
+    Args:
+      config: holds the weights that the two kernels start with.
+      num_classes: C.
+
+    Returns:
+      float32 arrays: "bilateral" [C] and "spatial" [C], the weights of the two kernels, and
+      "compatibility" [C, C], the penalty of the row's class at one pixel with the column's class at
+      another.
     """
     return {
         "bilateral": jnp.full(num_classes, config.w1, jnp.float32),
@@ -33,7 +41,12 @@ def init(config: CRF, num_classes: int) -> dict[str, jax.Array]:
 
 
 def kernels(params: dict[str, jax.Array], config: CRF) -> Kernels:
-    """Returns the kernels of learnt parameters, those of `init`."""
+    """Returns the kernels that have learnt weights.
+
+    Args:
+      params: the parameters, as `init` returns them.
+      config: holds the standard deviations.
+    """
     compatibility = params["compatibility"]
     return crf.deeplab_kernels(
         compatibility * params["bilateral"][None],
@@ -54,20 +67,21 @@ def refine(
     num_iterations: int | None = None,
     capacity: int | None = None,
 ) -> jax.Array:
-    """Refines the scores of images on a canvas by a fully connected CRF.
+    """Refines the scores of a network with a fully connected CRF, which ignores the padding.
 
     Args:
       scores: logits, or logarithms of probabilities, float32 [B, H, W, C].
       image: uint8 or floating point in 0..255, [B, H, W, 3]; RGB, not normalised.
-      size: int32 [B, 2], height and width of each image without the filling at the bottom and on
-        the right, which takes no part; None where there is none.
-      kernels: a value of `segjax.crf.PRESETS`, of `kernels`, or your own.
-      config: of the run; says how kernels are normalised.
-      num_iterations: of mean field; `config.test_iterations` unless given.
-      capacity: as for `segjax.crf.mean_field`.
+      size: int32 [B, 2], height and width of each image without its padding, which is at the bottom
+        and on the right; None where no image is padded.
+      kernels: a value of `segjax.crf.PRESETS`, the result of `kernels`, or your own.
+      config: the run's settings of the CRF: normalisation and number of iterations.
+      num_iterations: of mean field; None for `config.test_iterations`.
+      capacity: as for `segjax.crf.mean_field`. None compiles one program for every image of this
+        size; a number from `segjax.crf.plan` compiles faster, once for each number.
 
     Returns:
-      float32 [B, H, W, C], whose softmax is the refined probabilities.
+      float32 [B, H, W, C]; its softmax is the refined probabilities.
     """
     return crf.refine_logits(
         scores,
@@ -83,17 +97,18 @@ def refine(
 def train_outputs(
     outputs: dict[str, jax.Array], image: jax.Array, params: Any, config: CRF, align_corners: bool
 ) -> dict[str, jax.Array]:
-    """Puts the CRF behind a network's outputs for a training step.
+    """Refines a network's logits with the CRF that is trained with it.
 
     Args:
-      outputs: of the network.
-      image: float32 [B, H, W, 3] in 0..255, as the network saw it but not normalised.
-      params: of `init`.
-      config: of the run.
-      align_corners: how logits are upsampled.
+      outputs: the outputs of the network.
+      image: float32 [B, H, W, 3] in 0..255: what the network saw, before normalisation.
+      params: the parameters, as `init` returns them.
+      config: the run's settings of the CRF.
+      align_corners: how the logits are upsampled, see `segjax.ops.resize`.
 
     Returns:
-      The outputs with "logits" refined, at the size of the image; the network's own are "unary".
+      The outputs, where "logits" are now refined and as large as the image, and "unary" are the
+      network's own logits.
     """
     unary = outputs["logits"].astype(jnp.float32)
     size = image.shape[1:3]
@@ -105,6 +120,14 @@ def train_outputs(
 
 
 def on_image(size: jax.Array, canvas: tuple[int, int]) -> jax.Array:
-    """Returns bool [B, *canvas]: true on the images, of sizes int32 [B, 2], of a canvas."""
+    """Returns which pixels of a canvas are an image and not padding.
+
+    Args:
+      size: int32 [B, 2], height and width of each image; it lies at the top on the left.
+      canvas: H, W.
+
+    Returns:
+      bool [B, H, W].
+    """
     rows = jnp.arange(canvas[0])[None, :, None] < size[:, 0, None, None]
     return rows & (jnp.arange(canvas[1])[None, None] < size[:, 1, None, None])

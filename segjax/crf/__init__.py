@@ -7,8 +7,10 @@
 and weights; `refine_logits` is the same with logits as result, for a loss.
 """
 
+from segjax.crf.capacity import plan
 from segjax.crf.kernels import PRESETS, Bilateral, Features, Kernel, Spatial, deeplab_kernels, potts
-from segjax.crf.mean_field import FILTERS, mean_field, plan, refine_logits
+from segjax.crf.mean_field import mean_field, refine_logits
+from segjax.crf.operators import FILTERS
 
 __all__ = [
     "FILTERS",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from segjax.crf import lattice
+from segjax.crf import lattice, vertices
 from segjax.crf.fence import fence
 from segjax.crf.kernels import positions
 
@@ -27,9 +27,9 @@ def planar(height: int, width: int, sigma: float) -> tuple[lattice.Lattice, np.n
     """
     extent = ((width - 1) / sigma, (height - 1) / sigma)
     # The programs hold as much memory as the tables; of functions made here they are not kept.
-    sort = jax.jit(lambda *points: lattice.sort_corners(points, extent))
+    sort = jax.jit(lambda *points: vertices.sort_corners(points, extent))
     build = jax.jit(
-        lambda c, capacity: lattice.build(c, extent, capacity=capacity), static_argnums=1
+        lambda c, capacity: vertices.build(c, extent, capacity=capacity), static_argnums=1
     )
     sum_up = jax.jit(lambda tables, alive: lattice.kernel_sums(tables, alive))
     with jax.ensure_compile_time_eval():

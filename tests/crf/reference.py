@@ -7,6 +7,8 @@ import numpy as np
 
 from segjax import crf
 
+POINTS = 400  # of `random_points`
+
 
 def points(kernel: crf.Kernel, image: np.ndarray) -> np.ndarray:
     """Features of all pixels, float64 [H W, d]."""
@@ -121,3 +123,12 @@ def random_problem(height, width, classes, seed=0):
         block = image[y : y + 8, x : x + 8]
         block[:] = block[0, 0] + rng.integers(0, 6, block.shape).astype(np.uint8) % 6
     return logits, image
+
+
+def random_points(dimension: int, spread: float, seed: int = 0) -> tuple:
+    """Features [d, POINTS], their extent and values [POINTS, 3]."""
+    rng = np.random.default_rng(seed)
+    extent = tuple(float(e) for e in rng.uniform(0.3, 1, dimension) * spread)
+    features = (rng.random((dimension, POINTS)) * np.array(extent)[:, None]).astype(np.float32)
+    values = rng.normal(size=(POINTS, 3)).astype(np.float32)
+    return features, extent, values

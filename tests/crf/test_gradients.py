@@ -1,7 +1,6 @@
-"""Gradients of logits and weights; tests/test_refinement.py trains network and CRF together."""
+"""Gradients of logits and weights; tests/test_crf_rnn.py trains network and CRF together."""
 
 import functools
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +9,7 @@ import optax
 import pytest
 
 from segjax import crf
-from segjax.crf import lattice, nystrom
-from segjax.crf.kernels import extent, features
 from tests.crf import reference
-
-module = sys.modules["segjax.crf.mean_field"]  # the package shows the function of that name
 
 LOGITS, IMAGE = reference.random_problem(12, 14, 4)
 TARGET = np.random.default_rng(1).integers(0, 4, (12, 14)).astype(np.int32)
@@ -81,39 +76,3 @@ def test_every_kind_of_weight_has_a_gradient(kind):
     for grad in grads:
         assert grad.shape == (4,) * kind
         assert float(jnp.abs(grad).max()) > 1e-6 * (kind < 2)
-
-
-def operator(filter: str) -> tuple:
-    """What one kernel does to values, with different factors before and after."""
-    kernel, shape, alive = crf.Bilateral(5.0, 25.0), (12, 14), jnp.asarray(True)
-    if filter in module.SPATIAL_FILTERS:
-        return module._spatial_operator(crf.Spatial(2.0), shape, "after", filter, alive, None)
-    if filter == "bilateral lattice":
-        box = extent(kernel, *shape)
-        corners = lattice.sort_corners(features(kernel, jnp.asarray(IMAGE)), box)
-        tables = lattice.build(corners, box, capacity=1008)
-        sums = lattice.kernel_sums(tables, alive)
-        return module._apply_lattice, module._lattice_operator(tables, sums, "after", alive)
-    points = jnp.asarray(reference.points(kernel, IMAGE), jnp.float32)
-    norms = jnp.asarray(np.random.default_rng(1).uniform(0.5, 2, (2, 12 * 14)), jnp.float32)
-    if filter == "exact":
-        return module._apply_exact, module.Operator(points, *norms, alive)
-    return module._apply_nystrom, module.Operator(nystrom.build(points), *norms, alive)
-
-
-@pytest.mark.parametrize(
-    "filter", ["bilateral lattice", *module.SPATIAL_FILTERS, "exact", "nystrom"]
-)
-def test_message_passing_is_transposed(filter):
-    """<K u, v> = <u, K' v> for every filter, as its gradient has it."""
-    u, v = np.random.default_rng(0).normal(size=(2, 12 * 14, 8)).astype(np.float32)
-
-    @jax.jit
-    def products(u, v):
-        apply, op = operator(filter)
-        ku, pull = jax.vjp(functools.partial(module.message_passing, apply, op), u)
-        return jnp.vdot(ku, v), jnp.vdot(u, pull(v)[0]), jnp.vdot(u, apply(op, v, False))
-
-    left, right, not_transposed = map(float, products(u, v))
-    assert left == pytest.approx(right, rel=1e-5)
-    assert left != pytest.approx(not_transposed, rel=1e-3)

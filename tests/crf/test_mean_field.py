@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import sys
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +11,9 @@ import pytest
 
 from segjax import crf
 from tests.crf import reference
+from tests.crf.test_capacity import vertices
 
 KERNELS = (crf.Bilateral(6.0, 20.0, 3.0), crf.Spatial(2.0, 1.5))
-
-module = sys.modules["segjax.crf.mean_field"]  # the package shows the function of that name
-
-
-def vertices(image, kernels, mask=None) -> int:
-    masks = None if mask is None else mask[None]
-    return int(module._count(image[None], masks, module._add_batch(kernels)))
-
 
 # One problem for what is to hold for every problem: programs are shared between tests.
 LOGITS, IMAGE = reference.random_problem(16, 20, 5)
@@ -99,6 +92,66 @@ def test_rows_sum_to_one_and_an_excluded_class_stays_out():
     q = np.asarray(infer(logits))
     np.testing.assert_allclose(q.sum(-1), 1, atol=1e-5)
     assert not q[:, :, 4].any()
+
+
+class TestNotFinite:
+    """Inside a compiled program, where values cannot be refused, they stay with their pixel."""
+
+    infer = staticmethod(jax.jit(functools.partial(crf.mean_field, kernels=KERNELS, capacity=1920)))
+
+    def with_pixel(self, values, filter="lattice"):
+        logits = LOGITS.copy()
+        logits[3, 4] = values
+        function = self.infer
+        if filter != "lattice":
+            function = jax.jit(functools.partial(infer, filter=filter))
+        return np.array(function(logits, image=IMAGE))
+
+    @pytest.mark.parametrize("filter", crf.FILTERS)
+    def test_plus_infinity_makes_a_class_certain(self, filter):
+        expected = self.with_pixel([0, 1e9, 0, 0, 0], filter)
+        assert expected[3, 4, 1] == 1
+        np.testing.assert_allclose(self.with_pixel([0, np.inf, 0, -np.inf, 5], filter), expected)
+
+    def test_several_certain_classes_share_their_pixel(self):
+        found = self.with_pixel([0, np.inf, 0, np.inf, 5])
+        np.testing.assert_allclose(found, self.with_pixel([-1e9, 0, -1e9, 0, -1e9]), atol=1e-6)
+
+    def test_nothing_but_minus_infinity_is_nothing_known(self):
+        np.testing.assert_array_equal(self.with_pixel([-np.inf] * 5), self.with_pixel([0] * 5))
+
+    @pytest.mark.parametrize("values", [[np.nan] * 5, [0, np.nan, 0, np.inf, -np.inf]])
+    def test_nan_stays_at_its_pixel(self, values):
+        found, expected = self.with_pixel(values), self.with_pixel([0] * 5)
+        assert np.isnan(found[3, 4]).all()
+        found[3, 4] = expected[3, 4]
+        np.testing.assert_array_equal(found, expected)
+
+    def test_no_iterations_follow_the_same_rule(self):
+        logits = np.float32([[[np.inf, 0], [-np.inf, -np.inf], [np.nan, 0]]])
+        image = np.zeros((1, 3, 3), np.uint8)
+        q = jax.jit(functools.partial(crf.mean_field, kernels=KERNELS, num_iterations=0))
+        np.testing.assert_array_equal(q(logits, image)[0], [[1, 0], [0.5, 0.5], [np.nan] * 2])
+
+    def test_gradients_of_other_pixels_are_finite(self):
+        logits = LOGITS.copy()
+        logits[3, 4], logits[5, 6], logits[7, 7, 1] = np.nan, -np.inf, np.inf
+
+        def loss(logits):
+            q = crf.mean_field(logits, IMAGE, KERNELS, num_iterations=2, capacity=1920)
+            return jnp.square(q).at[3, 4].set(0).sum()
+
+        gradient = jax.jit(jax.grad(loss))(logits)
+        assert np.isfinite(gradient).all()
+        assert not np.asarray(gradient)[[3, 5], [4, 6]].any()
+
+
+def test_the_signature_is_the_real_one():
+    """What help() and editors show; both functions take the same."""
+    shown = inspect.signature(crf.mean_field)
+    assert shown == inspect.signature(crf.refine_logits)
+    assert not any(p.kind == p.VAR_KEYWORD for p in shown.parameters.values())
+    assert "capacity" in shown.parameters
 
 
 def test_potts_weight_and_its_matrix_agree():
@@ -184,67 +237,6 @@ def test_a_constant_image():
     assert float(jnp.abs(infer(LOGITS, image) - expected).mean()) < 0.03
 
 
-class TestCapacity:
-    """White noise needs the most vertices that there can be."""
-
-    kernels = (crf.Bilateral(20.0, 3.0, 4.0), crf.Spatial(3.0, 3.0))
-    logits, _ = reference.random_problem(40, 48, 5)
-    noise = np.random.default_rng(0).integers(0, 256, (40, 48, 3)).astype(np.uint8)
-
-    def test_plan_holds_what_the_image_needs(self):
-        capacity = crf.plan(self.noise, self.kernels)
-        assert capacity > 2.5 * 40 * 48
-        planned = crf.mean_field(self.logits, self.noise, self.kernels, capacity=capacity)
-        unplanned = crf.mean_field(self.logits, self.noise, self.kernels)
-        np.testing.assert_array_equal(planned, unplanned)
-
-    def test_one_program_holds_several_capacities(self):
-        """Four images, each of which needs another one."""
-        logits, image = np.stack([LOGITS] * 4), np.stack([IMAGE] * 4)
-        spread = np.array([1, 12, 20, 250], np.float32).reshape(4, 1, 1, 1)
-        values = np.random.default_rng(0).random((4, 16, 20, 2), np.float32) * spread
-
-        def infer(logits, image, values, capacity=None):
-            kernel = crf.Features(values, extent=(250.0, 250.0), weight=2.0)
-            return crf.mean_field(logits, image, (kernel,), capacity=capacity)
-
-        rungs = np.array(module._ladder(320, 2))
-        needed = [vertices(IMAGE, (crf.Features(v, (250.0, 250.0)),)) for v in values]
-        assert [int((n > rungs).sum()) for n in needed] == [0, 1, 2, 3]
-        planned = infer(logits, image, values, capacity=960)
-        np.testing.assert_allclose(jax.jit(infer)(logits, image, values), planned, atol=1e-5)
-        assert crf.plan(image, (crf.Features(values, (250.0, 250.0)),)) == 960
-
-    def test_overflow_is_an_error_outside_jit(self):
-        with pytest.raises(ValueError, match=r"needs \d+ lattice vertices and capacity is 3000"):
-            crf.mean_field(self.logits, self.noise, self.kernels, capacity=3000)
-
-    infer = staticmethod(jax.jit(functools.partial(crf.mean_field, kernels=kernels, capacity=3000)))
-
-    def test_overflow_is_nan_under_jit_everywhere(self):
-        assert np.isnan(self.infer(self.logits, self.noise.astype(np.float32))).all()
-        calm = np.full(self.noise.shape, 128, np.float32)
-        assert np.isfinite(self.infer(self.logits, calm)).all()
-
-    def test_an_image_outside_0_to_255_is_nan_under_jit(self):
-        assert np.isnan(self.infer(self.logits, np.full(self.noise.shape, 300, np.float32))).all()
-
-    def test_plan_uses_few_capacities(self):
-        rng = np.random.default_rng(0)
-        fine, coarse = set(), set()
-        for spread in (1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 64, 256):
-            image = rng.integers(0, spread, (40, 48, 3)).astype(np.uint8)
-            needed = vertices(image, self.kernels)
-            fine.add(crf.plan(image, self.kernels))
-            assert needed <= crf.plan(image, self.kernels) <= max(1.19 * needed + 1, 240)
-            coarse.add(crf.plan(image, self.kernels, growth=2))
-            assert needed <= crf.plan(image, self.kernels, growth=2) <= max(2 * needed + 1, 240)
-        assert len(coarse) < len(fine) < 14
-        assert coarse <= {240, 480, 960, 1920, 3840, 7680, 11520}
-        with pytest.raises(ValueError, match=r"growth is 1; it is above 1"):
-            crf.plan(self.noise, self.kernels, growth=1)
-
-
 class TestTransformations:
     """The same numbers under every transformation."""
 
@@ -305,52 +297,3 @@ class TestTransformations:
         own = crf.Features(own.astype(np.float32), extent=(20.0,) * 5, weight=3.0)
         exact = functools.partial(crf.mean_field, self.logits[0], self.image[0], filter="exact")
         np.testing.assert_allclose(exact((own, KERNELS[1])), exact(KERNELS), atol=1e-5)
-
-
-GOOD = {"logits": np.zeros((6, 8, 3), np.float32), "image": np.full((6, 8, 3), 9, np.uint8)}
-BAD = {
-    "rank of logits": ({"logits": np.zeros((8, 3), np.float32)}, r"\[H, W, C\]"),
-    "dtype of logits": ({"logits": np.zeros((6, 8, 3), np.int32)}, "int32"),
-    "empty": ({"logits": np.zeros((0, 8, 3), np.float32)}, "empty"),
-    "size of image": ({"image": np.zeros((6, 9, 3), np.uint8)}, r"\(6, 9, 3\).*\(6, 8, 3\)"),
-    "dtype of image": ({"image": np.zeros((6, 8, 3), np.int16)}, "int16.*uint8"),
-    "image in 0..1": ({"image": np.full((6, 8, 3), 0.5, np.float32)}, r"0\.\.1.*255"),
-    "normalised image": ({"image": np.full((6, 8, 3), -1.5, np.float32)}, "before normalisation"),
-    "NaN": ({"logits": np.full((6, 8, 3), np.nan, np.float32)}, "NaN"),
-    "no kernels": ({"kernels": ()}, "PRESETS"),
-    "a name": ({"kernels": "deeplab_v1"}, "PRESETS"),
-    "not a kernel": ({"kernels": (3.0,)}, "3.0 is not a kernel"),
-    "sigma 0": ({"kernels": (crf.Spatial(0.0),)}, r"Spatial\.sigma is 0\.0"),
-    "sigma below 0": ({"kernels": (crf.Bilateral(5.0, -1.0),)}, r"Bilateral\.sigma_rgb is -1\.0"),
-    "sigma NaN": ({"kernels": (crf.Bilateral(np.nan, 1.0),)}, r"Bilateral\.sigma_xy is nan"),
-    "tiny sigma": ({"kernels": (crf.Bilateral(1.0, 0.01),)}, "larger standard deviations"),
-    "weight": ({"kernels": (crf.Spatial(1.0, np.zeros(4)),)}, r"weight has shape \(4,\)"),
-    "features": ({"kernels": (crf.Features(np.zeros((6, 7, 2)), (1.0, 1.0)),)}, r"\(6, 7, 2\)"),
-    "features beyond": (
-        {"kernels": (crf.Features(np.eye(6, 8)[..., None], (0.5,)),)},
-        r"more than Features\.extent",
-    ),
-    "extent": ({"kernels": (crf.Features(np.zeros((6, 8, 2)), (1.0,)),)}, "each of the 2 features"),
-    "filter": ({"filter": "permutohedral"}, "lattice, exact, nystrom"),
-    "spatial": ({"spatial_filter": "exact"}, "lattice, separable"),
-    "normalization": ({"normalization": "sym"}, "symmetric, after, before, none"),
-    "iterations": ({"num_iterations": -1}, "num_iterations is -1"),
-    "capacity": ({"capacity": 0}, r"segjax\.crf\.plan"),
-    "mask": ({"mask": np.ones((6, 8), np.uint8)}, r"mask is uint8 \[6, 8\].*bool \[6, 8\]"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_mistakes_are_told_before_anything_is_compiled(name):
-    change, message = BAD[name]
-    with pytest.raises(ValueError, match=message):
-        crf.mean_field(**{**GOOD, "kernels": KERNELS, **change})
-
-
-def test_presets_hold_the_published_numbers():
-    assert len(crf.PRESETS) == 9
-    bilateral, spatial = crf.PRESETS["deeplab_v2_resnet101"]
-    assert (bilateral.weight, bilateral.sigma_xy, bilateral.sigma_rgb) == (4, 67, 3)
-    assert (spatial.weight, spatial.sigma) == (3, 1)
-    bilateral, spatial = crf.PRESETS["deeplab_v1_largefov"]
-    assert (bilateral.weight, bilateral.sigma_xy, bilateral.sigma_rgb) == (4, 121, 5)
