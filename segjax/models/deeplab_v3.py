@@ -7,7 +7,9 @@ to conv4 (1x1, then the rates in order), `aspp/conv_pool`, `aspp/bn_pool` (image
 Deviations: the stride lies in the first 1x1 convolution of a stage, as in the ResNet the paper
 cites; the TensorFlow release has it in the last block of the stage before. In both, the rates are
 the paper's and a network computes the same values at every output stride. Logits are returned at
-the output stride; the loss and the predictor upsample them. From scratch, kernels start He-normal.
+the output stride; the loss and the predictor upsample them. Image-level features are the mean of
+the whole map; the release averages over a fixed window as large as the map of the training crop
+(33x33 at 513), which is the same at that size. From scratch, kernels start He-normal.
 
 Caution: torchvision's ImageNet weights were trained with the stride in the 3x3 convolution. By
 default the networks here have it in the 1x1: the weights have the right shapes, but the network
@@ -31,10 +33,7 @@ class ASPP(nn.Module):
 
     A 1x1 convolution, one 3x3 convolution per rate and the mean of the whole map, each with
     `features` channels, BatchNorm and ReLU, are concatenated in that order and projected to
-    `features` channels: float [B, H, W, C] to [B, H, W, features], any size.
-
-    The mean is over the map at hand. The TensorFlow release averages over a fixed window, the map
-    of the training crop (33x33 at 513); the two are the same at that size. In training the
+    `features` channels: float [B, H, W, C] to [B, H, W, features], any size. In training the
     BatchNorm of the pooled branch sees one value per image: with one image it gives its bias.
 
     >>> aspp = ASPP(features=32, rates=(6, 12, 18))

@@ -17,15 +17,12 @@ CHANNELS = (1, 3, 4)  # of pictures
 
 
 def check_image(image: jax.Array) -> None:
-    """Raises ValueError if an image batch is not [B, H, W, C], with what to write instead."""
-    if image.ndim == 3:
-        raise ValueError(f"expected NHWC, got {image.shape}: add the batch axis, image[None]")
-    if image.ndim != 4:
-        raise ValueError(f"expected NHWC, got {image.shape}: four axes are needed")
-    if image.shape[-1] not in CHANNELS and image.shape[1] in CHANNELS:
-        raise ValueError(
-            f"expected NHWC, got {image.shape}: looks like NCHW; transpose(0, 2, 3, 1)"
-        )
+    """Raises ValueError, with what to write instead, if an image batch is not [B, H, W, C]."""
+    if image.ndim == 4 and (image.shape[-1] in CHANNELS or image.shape[1] not in CHANNELS):
+        return
+    mends = {3: "add the batch axis, image[None]", 4: "looks like NCHW; transpose(0, 2, 3, 1)"}
+    mend = mends.get(image.ndim, "four axes are needed")
+    raise ValueError(f"expected NHWC, got {image.shape}: {mend}")
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -41,16 +38,10 @@ class Norm:
 def batch_norm(
     norm: Norm, train: bool, dtype: str, name: str, shift: float = 0.0
 ) -> Callable[[jax.Array], jax.Array]:
-    """Returns the BatchNorm layer that `norm` describes.
+    """Returns the BatchNorm layer that `norm` describes, with float32 statistics and affine.
 
-    Statistics and affine parameters are float32, whatever the type of the network.
-
-    Args:
-      norm: Of the network.
-      train: Normalise by the statistics of the batch, unless `norm` is frozen.
-      dtype: Of the result.
-      name: Starts with "bn": the optimiser finds the parameters to freeze by it.
-      shift: Initial value of the affine's bias.
+    The name starts with "bn": the optimiser finds the parameters to freeze by that. `shift` is the
+    initial bias.
     """
     layer = nn.BatchNorm(
         use_running_average=norm.frozen or not train,

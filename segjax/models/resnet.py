@@ -34,8 +34,8 @@ def plan(
 ) -> tuple[tuple[tuple[int, int], ...], ...]:
     """Returns (stride, rate) of every block of every stage.
 
-    From stage 2 on each stage halves the map until `output_stride` is reached; from there on it
-    doubles the rate instead.
+    From stage 2 on each stage halves the map until `output_stride` is reached; the stages after
+    that double the rate instead.
 
     Args:
       stage_sizes: blocks per stage; stages after the fourth are the cascade of DeepLab v3.
@@ -45,11 +45,9 @@ def plan(
       first_rate: of the first block of a stage that doubles the rate. "full": the new rate, as in
         the papers; "previous": the rate before, as in torchvision.
     """
-    largest = 2 ** (len(stage_sizes) + 1)
-    if output_stride not in [4 * 2**i for i in range(len(stage_sizes))]:
-        raise ValueError(
-            f"output_stride={output_stride}: use a power of two from 4 to {largest} (8, 16 or 32)"
-        )
+    strides = [4 * 2**i for i in range(len(stage_sizes))]
+    if output_stride not in strides:
+        raise ValueError(f"output_stride={output_stride}: use one of {strides}")
     if max(stage_sizes[3:], default=0) > len(multi_grid):
         raise ValueError(
             f"multi_grid={multi_grid} has {len(multi_grid)} rates; the blocks of stage 4 need "
@@ -57,20 +55,15 @@ def plan(
         )
     if first_rate not in ("full", "previous"):
         raise ValueError(f"first_rate={first_rate!r}: use 'full' or 'previous' (torchvision)")
-    stages = []
-    stride, rate = 4, 1
+    stages, rate = [], 1
     for i, size in enumerate(stage_sizes):
-        first_stride, before = 1, rate
-        if i > 0 and stride < output_stride:
-            first_stride = 2
-            stride *= 2
-        elif i > 0:
-            rate *= 2
+        halves, before = 4 < strides[i] <= output_stride, rate
+        rate *= 2 if strides[i] > output_stride else 1
         grid = multi_grid[:size] if i >= 3 else (1,) * size
         rates = [rate * g for g in grid]
         if first_rate == "previous":
             rates[0] = before * grid[0]
-        stages.append(tuple((first_stride if j == 0 else 1, r) for j, r in enumerate(rates)))
+        stages.append(tuple((2 if halves and j == 0 else 1, r) for j, r in enumerate(rates)))
     return tuple(stages)
 
 

@@ -68,6 +68,34 @@ def test_batch_norm_over_a_mapped_axis_sees_the_whole_batch():
         np.testing.assert_allclose(part, np.broadcast_to(everyone, part.shape), rtol=1e-5)
 
 
+def test_batch_norm_on_four_devices_is_that_of_one():
+    """Outputs, statistics and gradients; an all-reduce forward and one backward, for each layer."""
+    x = jax.random.normal(jax.random.key(0), (8, 3, 5, 2)) + 1
+    target = jax.random.normal(jax.random.key(1), x.shape)
+    _, variables, _ = run_batch_norm(Norm(), x, train=True)
+
+    def gradients(norm, x, target):
+        def loss(x, params):
+            both = {**variables, "params": params}
+            y, _, changed = run_batch_norm(norm, x, train=True, variables=both)
+            return jnp.sum((y - target) ** 2), (y, changed)
+
+        return jax.grad(loss, argnums=(0, 1), has_aux=True)(x, variables["params"])
+
+    (dx, dparams), (y, stats) = gradients(Norm(), x, target)
+    split = lambda x: x.reshape(4, 2, *x.shape[1:])
+    run = jax.pmap(functools.partial(gradients, Norm(axis_name="batch")), axis_name="batch")
+    (dx4, dparams4), (y4, stats4) = run(split(x), split(target))
+    np.testing.assert_allclose(y4, split(y), atol=1e-5)
+    np.testing.assert_allclose(dx4, split(dx), atol=1e-5)
+    for four, one in zip(jax.tree.leaves(dparams4), jax.tree.leaves(dparams), strict=True):
+        np.testing.assert_allclose(four.sum(0), one, rtol=1e-4, atol=1e-5)
+    for four, one in zip(jax.tree.leaves(stats4), jax.tree.leaves(stats), strict=True):
+        np.testing.assert_allclose(four, np.broadcast_to(one, four.shape), rtol=1e-5)
+    text = run.lower(split(x), split(target)).as_text()
+    assert text.count("stablehlo.all_reduce") == 2
+
+
 @pytest.mark.parametrize(
     ("size", "stride", "rate", "rows"),
     [(1, 1, 1, 9), (1, 2, 1, 5), (3, 1, 3, 9), (7, 2, 1, 5), (3, 2, 2, 5)],

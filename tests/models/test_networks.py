@@ -1,12 +1,14 @@
 """What all networks have in common."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax import losses, ops
 from segjax.models import (
     DeepLabV1,
     DeepLabV2ResNet,
@@ -95,3 +97,46 @@ def test_images_of_another_layout_are_refused(net, shape, message):
     variables = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 33, 33, 3)))
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(net.apply, variables, jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+@pytest.mark.parametrize("net", ALL, ids=lambda net: type(net).__name__)
+def test_bfloat16_training_and_prediction_lower_for_tpu_and_cuda(net):
+    """No convolution, and no product in place of one, takes float32; the loss is float32."""
+    net = net.clone(dtype="bfloat16")
+    image = jax.ShapeDtypeStruct((2, 33, 41, 3), jnp.float32)
+    label = jax.ShapeDtypeStruct((2, 33, 41), jnp.int32)
+    variables = jax.eval_shape(net.init, jax.random.key(0), image)
+
+    def train(variables, image, label):
+        def loss(params):
+            outputs, changed = net.apply(
+                {**variables, "params": params},
+                image,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.key(0)},
+            )
+            pairs = [
+                losses.match_resolution(x, label, resolution="label", align_corners=True)
+                for x in outputs.values()
+            ]
+            return sum(losses.cross_entropy(*pair)[0] for pair in pairs), changed
+
+        return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+    def predict(variables, image):
+        logits = net.apply(variables, image)["logits"]
+        logits = ops.resize(logits, image.shape[1:3], align_corners=True, antialias=False)
+        return jnp.argmax(logits, axis=-1)
+
+    (loss, _), grads = jax.eval_shape(train, variables, image, label)
+    assert {x.dtype for x in (loss, *jax.tree.leaves(grads))} == {jnp.dtype("float32")}
+    for function, arguments in ((train, (variables, image, label)), (predict, (variables, image))):
+        traced = jax.jit(function).trace(*arguments)
+        text = traced.lower(lowering_platforms=("tpu", "cuda")).as_text()
+        products = re.findall(r"stablehlo\.(convolution|dot_general)(.*)", text)
+        assert len(products) > 8
+        for name, line in products:
+            operands = line[line.rindex(": (") : line.rindex("->")]
+            resizing = name == "dot_general" and "precision = [HIGHEST, HIGHEST]" in line
+            assert resizing or "f32" not in operands, line

@@ -61,7 +61,7 @@ def test_plan_of_torchvision():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"output_stride": 12}, "output_stride=12: use a power of two from 4 to 32"),
+        ({"output_stride": 12}, r"output_stride=12: use one of \[4, 8, 16, 32\]"),
         ({"output_stride": 64}, "output_stride=64"),
         ({"output_stride": 16, "multi_grid": (1, 2)}, r"multi_grid=\(1, 2\) has 2 rates"),
         ({"output_stride": 16, "first_rate": "half"}, "first_rate='half': use 'full'"),
