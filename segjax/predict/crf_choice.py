@@ -1,6 +1,9 @@
 """Which CRF refines a prediction: one option with the same values on every command and in Python.
 
     --crf, --crf=auto, --crf=none, --crf=learnt, --crf=tuned, --crf=PRESET
+
+or
+
     seg(image, crf="auto")  # or "none", "learnt", "tuned", a key of segjax.crf.PRESETS, kernels
 
 Without the option the CRF that was learnt with the network is used, if there is one.

@@ -1,6 +1,8 @@
 """A trained network as one file that JAX alone runs, on CPU, CUDA and TPU.
 
-    segjax.export.export("runs/a", "model.stablehlo")
+    from segjax.predict import export
+
+    export.export("runs/a", "model.stablehlo")
 
 Pre- and post-processing are inside: the program takes uint8 images [B, H, W, 3] and returns class
 ids [B, H, W]. Who loads it needs jax and numpy and flatbuffers, not this package:

@@ -1,9 +1,9 @@
 """Published weights, and weights of another network, as variables of segjax.models.
 
-    variables, report = pretrained.load("pspnet50_ade20k.pth", model, variables)
-    variables, report = pretrained.merge(variables, others)  # what fits, of another network
+    variables, report = pretrained.load("weights.safetensors", model, variables)
+    variables, report = pretrained.merge(variables, others)  # takes what fits of another network
 
-`python -m segjax.pretrained FILE FOLDER` converts a file to segjax's own form once and for all.
+`segjax convert FILE FOLDER` writes a file in segjax's own form, once for all later uses.
 """
 
 import dataclasses

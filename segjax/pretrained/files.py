@@ -22,17 +22,22 @@ from segjax.pretrained import caffe
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which training programs put weights
+# Numbers that are weights as they are, in the words of .safetensors; those of float8 and smaller
+# types need a scale that is kept elsewhere.
+PLAIN = {"F64", "F32", "F16", "BF16", "BOOL"}
+PLAIN |= {f"{sign}{bits}" for sign in "IU" for bits in (8, 16, 32, 64)}
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Returns the tensors of a file by name: floats as float32, in the file's layout.
+    """Returns the tensors of a file by name: floats as float32, axes in the order of the file.
 
     Args:
       path: of a .pth or .pt (torch, tensors only), .safetensors, .npz, .caffemodel, or the folder
         of `save_weights`.
 
     Raises:
-      ValueError: the file is missing, of another kind, damaged, or not only tensors.
+      ValueError: the file is missing, of another kind, damaged, or holds something else than dense
+        arrays of ordinary numbers.
     """
     path = pathlib.Path(path).expanduser()
     if path.is_dir():
@@ -43,7 +48,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} ends in {path.suffix!r}; accepted are {', '.join(READERS)}")
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty")
-    tensors = {name: _float32(array) for name, array in READERS[path.suffix](path).items()}
+    try:
+        arrays = READERS[path.suffix](path)
+        tensors = {name: _float32(path, name, array) for name, array in arrays.items()}
+    except MemoryError as error:
+        raise ValueError(f"{path} holds arrays that are larger than the memory: {error}") from error
     wrong = [name for name, array in tensors.items() if not np.isfinite(array).all()]
     if wrong:
         raise ValueError(f"{path}: {wrong[0]} has values that are not finite")
@@ -98,7 +107,10 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
             f"{folder / WEIGHTS} is not the file that {CONFIG} describes: one of them was damaged "
             "or replaced; write the folder again"
         )
-    return unflatten(safetensors.numpy.load(content)), metadata
+    try:
+        return unflatten(safetensors.numpy.load(content)), metadata
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise ValueError(f"{folder / WEIGHTS} is not a file of segjax weights: {error}") from error
 
 
 def flatten(tree: Any) -> dict[str, Any]:
@@ -140,27 +152,51 @@ def _torch(path: pathlib.Path) -> dict[str, np.ndarray]:
             "you trust it: torch.save(torch.load(path, weights_only=False).state_dict(), new)"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+        if "TorchScript" in str(error):
+            raise ValueError(
+                f"{path} is a TorchScript program. Where you trust it: "
+                "torch.save(torch.jit.load(path).state_dict(), new)"
+            ) from error
         raise ValueError(f"{path} is damaged or not a file of torch: {error}") from error
     for wrapper in WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]
     if not isinstance(found, dict) or not found:
         raise ValueError(f"{path} holds a {type(found).__name__}, not a state_dict of tensors")
-    strange = [name for name, value in found.items() if not isinstance(value, torch.Tensor)]
+    strange = [
+        name
+        for name, value in found.items()
+        if not (isinstance(name, str) and isinstance(value, torch.Tensor))
+    ]
     if strange:
         raise ValueError(
-            f"{path} holds {', '.join(map(str, strange[:8]))} beside tensors; give the state_dict"
+            f"{path} holds {', '.join(map(str, strange[:8]))} besides tensors; give the state_dict"
         )
+    for name, value in found.items():
+        forms = {
+            "nested": value.is_nested,
+            "quantised": value.is_quantized,
+            "sparse": not value.is_nested and value.layout != torch.strided,
+            "without values, on the device meta,": value.is_meta,
+            str(value.dtype): value.is_complex() or "float8" in str(value.dtype),
+        }
+        for form in (form for form, is_it in forms.items() if is_it):
+            raise _no_weight(path, name, form)
     return {
-        name: (value.float() if value.is_floating_point() else value).detach().numpy()
+        name: (value.float() if value.is_floating_point() else value).detach().resolve_neg().numpy()
         for name, value in found.items()
     }
 
 
 def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, KeyError) as error:
+        with safetensors.safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118, the file is no dictionary
+                dtype = file.get_slice(name).get_dtype()
+                if dtype not in PLAIN:
+                    raise _no_weight(path, name, dtype)
+            return file.get_tensors()
+    except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a whole .safetensors file: {error}") from error
 
 
@@ -172,12 +208,22 @@ def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is not an .npz of plain arrays: {error}") from error
 
 
-def _float32(array: np.ndarray) -> np.ndarray:
+def _float32(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
+    if not isinstance(array, np.ndarray):
+        raise _no_weight(path, name, "no array")
     if array.dtype.kind in "iub":
         return array
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
-        raise ValueError(f"an array of {array.dtype} is no weight")
+        raise _no_weight(path, name, str(array.dtype))
     return array.astype(np.float32)
+
+
+def _no_weight(path: pathlib.Path, name: str, form: str) -> ValueError:
+    return ValueError(
+        f"{path}: {name} is {form}; accepted are dense tensors of float64, float32, float16, "
+        "bfloat16 and integers. Write the file again with such tensors; torch has "
+        "tensor.dequantize(), tensor.to_dense() and tensor.float()"
+    )
 
 
 READERS = {
