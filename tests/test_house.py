@@ -93,7 +93,16 @@ RULES: dict[str, set[str]] = {
     "segjax/cli/main.py": {"importlib"},
     "segjax/cli/overrides.py": {"absl", "ml_collections", "runpy"},
     "segjax/__main__.py": {"segjax.cli.main"},
-    "segjax/__init__.py": {"segjax.predict.segmenter.load"},
+    "segjax/__init__.py": {
+        *{
+            "importlib",
+            "segjax.crf",
+            "segjax.models",
+            "segjax.ops",
+            "segjax.predict.segmenter.load",
+        },
+        *{"segjax.pretrained"},
+    },
     "train.py": {"segjax.cli.main"},
     "eval.py": {
         *{"absl", "segjax.cli", "segjax.crf", "segjax.log"},
