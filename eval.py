@@ -21,8 +21,7 @@ from absl import app, flags, logging
 from segjax import crf, log
 from segjax import training as runs
 from segjax.cli import arguments, overrides
-from segjax.predict import crf_choice, protocols
-from segjax.predict import label_files as submission
+from segjax.predict import crf_choice, label_files, protocols
 from segjax.workdir import open_run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run of train.py.")
@@ -70,7 +69,7 @@ def evaluate(config: runs.Config, workdir: pathlib.Path) -> None:
     if SAVE.value:
         layout = SAVE.value if SAVE.value != "labels" else ""
         folder = workdir / "labels" / name
-        save = submission.writer(layout, folder, dataset.classes, dataset.palette)
+        save = label_files.writer(layout, folder, dataset.classes, dataset.palette)
     evaluator = runs.evaluator(config, prepared, protocol=protocol, kernels=kernels, save=save)
     result = evaluator(variables, split)
     about = {"split": split, "step": step, "protocol": PROTOCOL.value}

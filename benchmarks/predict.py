@@ -37,7 +37,7 @@ from models import GPU, Peer
 from segjax import models as nets
 from segjax import state
 from segjax.config import Config, Loss
-from segjax.predict import images as inputs
+from segjax.predict.images import read
 from segjax.predict.segmenter import Segmenter
 
 CRF = "deeplab_v2_resnet101"
@@ -70,7 +70,7 @@ def main() -> None:
     # XLA takes as many threads as it finds cores when it starts.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     sizes = ["65x97"] if args.small else args.sizes
-    picture = inputs.read(args.image) if args.image else octaves(768, 1024)
+    picture = read(args.image) if args.image else octaves(768, 1024)
     rows = []
     for name in args.only:
         for size in sizes:

@@ -18,7 +18,6 @@ import numpy as np
 import rich.console
 import rich.progress
 import rich.table
-import tensorboardX
 
 from segjax import files, optim
 from segjax.config import Config
@@ -46,6 +45,8 @@ class Log:
         writer.writeheader()
         writer.writerows(row for row in _rows(self._csv) if int(row["step"]) <= step)
         files.write_text(self._csv, text.getvalue())
+        import tensorboardX  # imports torch where that is installed, which takes seconds
+
         self._events = tensorboardX.SummaryWriter(str(workdir / "tb"), purge_step=step + 1)
 
     def write(self, step: int, numbers: dict[str, float]) -> None:

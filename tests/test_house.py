@@ -70,6 +70,7 @@ RULES: dict[str, set[str]] = {
         *{"segjax.augment", "segjax.config", "segjax.crf", "segjax.crf_rnn"},
         *{
             "segjax.data.builders.cityscapes",
+            "segjax.data.labels.Colour",
             "segjax.data.labels.VOID_COLOUR",
             "segjax.files",
             "segjax.models",
@@ -126,6 +127,7 @@ WRITERS = {
 }
 WALKS = {
     "segjax/checkpoint.py": "the steps of a run",
+    "segjax/cli/compilation_cache.py": "its own folder",
     "segjax/cli/configs.py": "the shipped configurations",
     "segjax/report/__init__.py": "the evaluations and pictures of a run",
     "segjax/data/builders/base.py": "to be moved to data/folders.py",

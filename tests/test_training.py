@@ -15,8 +15,7 @@ from segjax.data.builders import cityscapes
 from segjax.data.labels import colour_map
 from segjax.evaluate import scoring as evaluate
 from segjax.models import SegNetBasic
-from segjax.predict import label_files as submission
-from segjax.predict import protocols
+from segjax.predict import label_files, protocols
 from segjax.predict import segmenter as predict
 from segjax.workdir import open_run
 from tests.data.files import blocks, jpeg, picture, png, write
@@ -106,7 +105,7 @@ def test_label_maps_for_the_server_of_voc(run, tmp_path):
     """The files are what the predictor says, with the colours of the challenge."""
     config, prepared, variables = run
     dataset = prepared.dataset
-    save = submission.writer("voc", tmp_path, dataset.classes, dataset.palette)
+    save = label_files.writer("voc", tmp_path, dataset.classes, dataset.palette)
     training.evaluator(config, prepared, protocol=protocols.find("whole"), save=save)(
         variables, "val"
     )
@@ -129,7 +128,7 @@ def test_label_maps_for_the_server_of_cityscapes(tmp_path):
     """Original ids, grey, one flat folder, a name that holds city, sequence and frame."""
     config, prepared, variables = prepared_run(tmp_path, "cityscapes", streets(tmp_path / "raw"))
     dataset = prepared.dataset
-    save = submission.writer("cityscapes", tmp_path / "out", dataset.classes, dataset.palette)
+    save = label_files.writer("cityscapes", tmp_path / "out", dataset.classes, dataset.palette)
     training.evaluator(config, prepared, protocol=protocols.find("whole"), save=save)(
         variables, "val"
     )

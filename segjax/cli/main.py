@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import segjax
+from segjax.cli import compilation_cache
 from segjax.cli.arguments import COMMANDS
 
 MISTAKE, INTERRUPTED, TERMINATED = 2, 130, 143  # exit codes
@@ -27,6 +28,8 @@ commands:
 options:
   --help      this text; segjax COMMAND --help tells more about each
   --version   the version of segjax, of JAX and of Python
+  COMMAND --no-compilation-cache
+              compile anew; otherwise compiled programs are kept in ~/.cache/segjax/compiled
 
 Exit code: 0; 1 where some files failed; 2 for a mistake in the arguments or in what they name; 130
 when interrupted (Ctrl-C), 143 when terminated.
@@ -54,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = words
     if name not in COMMANDS:
         return _complain(f"segjax: no command {name!r}; accepted are {', '.join(COMMANDS)}")
+    if compilation_cache.OPTION in rest:
+        rest.remove(compilation_cache.OPTION)
+    else:
+        compilation_cache.set_up()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -33,10 +33,10 @@ from jax import export as jax_export
 
 from segjax.files import write_bytes
 from segjax.predict import crf_choice, program, protocols
-from segjax.predict import segmenter as predict
 from segjax.predict.crf_choice import Choice
 from segjax.predict.program import Kernels, Size
 from segjax.predict.protocols import Protocol
+from segjax.predict.segmenter import Segmenter, load
 from segjax.pretrained.files import flatten, unflatten
 
 MULTIPLE = 32  # pixels; images of open size are filled up to it, the coarsest grid of a network
@@ -44,7 +44,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export(
-    source: str | os.PathLike[str] | predict.Segmenter,
+    source: str | os.PathLike[str] | Segmenter,
     path: str | os.PathLike[str],
     *,
     size: Size | None = None,
@@ -83,7 +83,7 @@ def export(
     path = pathlib.Path(path)
     if path.suffix in (".json", ".safetensors"):
         raise ValueError(f"{path}: the program's own ending is wanted, for example .stablehlo")
-    seg = source if isinstance(source, predict.Segmenter) else predict.load(source)
+    seg = source if isinstance(source, Segmenter) else load(source)
     if isinstance(protocol, str):
         protocol = protocols.find(protocol)
     kernels = crf_choice.choose(crf, protocol, seg.config.model, seg.crfs)
@@ -127,7 +127,7 @@ def canvas(size: Size, *, align_corners: bool) -> Size:
 
 
 def _function(
-    seg: predict.Segmenter,
+    seg: Segmenter,
     size: Size | None,
     protocol: Protocol,
     kernels: Kernels,
@@ -161,7 +161,7 @@ def _function(
 
 
 def _description(
-    seg: predict.Segmenter,
+    seg: Segmenter,
     size: Size | None,
     probs: bool,
     weights: str,

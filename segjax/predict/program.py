@@ -10,10 +10,14 @@ from segjax import crf, crf_rnn
 from segjax.config import Config
 from segjax.crf_rnn import Kernels
 from segjax.predict import protocols, tiles
-from segjax.predict.prediction import label_type
 from segjax.predict.protocols import Protocol
 
 Size = tuple[int, int]  # height, width in pixels
+
+
+def label_type(num_classes: int) -> type[np.unsignedinteger]:
+    """Returns the type of the ids of so many classes: uint8, beyond 255 classes uint16."""
+    return np.uint8 if num_classes <= 255 else np.uint16
 
 
 def segment(

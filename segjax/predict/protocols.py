@@ -224,11 +224,11 @@ def sliding(
     """Averages the probabilities of overlapping windows over scales and mirroring, PSPNet's way.
 
     At each scale (tool/test.py of the authors' PyTorch code): the image is resized until its longer
-    side has round(scale * base) pixels, is centred on at least one window of the mean colour,
-    windows of crop x crop pixels step by ceil(crop * 2 / 3), the last one pushed back inside, each
-    window's logits are upsampled to the window before the softmax, and the probabilities are
-    divided by the number of windows that saw a pixel. They are resized to the image and averaged
-    over the scales. The authors resize 8-bit images; here they stay float.
+    side has round(scale * base) pixels and the other one at least 1, is centred on at least one
+    window of the mean colour, windows of crop x crop pixels step by ceil(crop * 2 / 3), the last
+    one pushed back inside, each window's logits are upsampled to the window before the softmax, and
+    the probabilities are divided by the number of windows that saw a pixel. They are resized to the
+    image and averaged over the scales. The authors resize 8-bit images; here they stay float.
 
     One program serves all sizes on a canvas: the windows of an image are a loop of as many steps as
     that image has.
@@ -256,7 +256,7 @@ def sliding(
     def one(image: jax.Array, size: jax.Array) -> jax.Array:
         def at_scale(total: jax.Array, longer: jax.Array) -> tuple[jax.Array, None]:
             # Rounded in integers; the longer side is exactly `longer`.
-            scaled = (2 * longer * size + size.max()) // (2 * size.max())
+            scaled = jnp.maximum((2 * longer * size + size.max()) // (2 * size.max()), 1)
             padded = jnp.maximum(scaled, crop)
             offset = (padded - scaled) // 2
             counts = -(-(padded - crop) // stride) + 1

@@ -26,11 +26,11 @@ from segjax import augment, models
 from segjax.config import Config
 from segjax.models import segnet
 from segjax.predict import crf_choice, program, protocols, tiles
-from segjax.predict import images as inputs
 from segjax.predict.crf_choice import Choice
-from segjax.predict.images import Picture
-from segjax.predict.prediction import Prediction, label_type, write_npy
-from segjax.predict.program import Kernels, Size
+from segjax.predict.images import Picture, read, split
+from segjax.predict.label_files import write_npy
+from segjax.predict.prediction import Prediction
+from segjax.predict.program import Kernels, Size, label_type
 from segjax.predict.protocols import Protocol
 from segjax.workdir import open_run
 
@@ -113,6 +113,11 @@ class Segmenter:
             donate_argnames="carry",
         )
 
+    def __repr__(self) -> str:
+        model, count = type(self.config.model).__name__, len(self.classes)
+        names = ", ".join(self.classes[:4]) + (", ..." if count > 4 else "")
+        return f"Segmenter({model}, {count} classes: {names})"
+
     def __call__(
         self,
         images: Picture | Iterable[Picture],
@@ -127,7 +132,7 @@ class Segmenter:
 
         Args:
           images: a path, a PIL image or an array [H, W, 3], uint8 or with `value_range`; or several
-            in a list or in an array [N, H, W, 3]. `inputs.read` says what else is taken.
+            in a list or in an array [N, H, W, 3]. `segjax.predict.images.read` takes more.
           protocol: a key of `protocols.PROTOCOLS`, or your own.
           crf: the fully connected CRF that refines the scores. None: the one learnt with the
             network, if there is one; "auto": learnt, tuned, the protocol's or that of the network's
@@ -145,8 +150,8 @@ class Segmenter:
         if isinstance(protocol, str):
             protocol = protocols.find(protocol)
         kernels = crf_choice.choose(crf, protocol, self.config.model, self.crfs)
-        pictures, single = inputs.split(images)
-        arrays = [inputs.read(picture, value_range) for picture in pictures]
+        pictures, single = split(images)
+        arrays = [read(picture, value_range) for picture in pictures]
         chosen = [canvas or self._canvas(array.shape[:2], protocol) for array in arrays]
         results: dict[int, Prediction] = {}
         for size in dict.fromkeys(chosen):
@@ -200,7 +205,7 @@ class Segmenter:
         if path.suffix != ".npy":
             raise ValueError(f"{path} does not end in .npy, the format of large label maps")
         kernels = crf_choice.choose(crf, protocol, self.config.model, self.crfs)
-        array = inputs.read(image, value_range)
+        array = read(image, value_range)
         strips = self._strips(array, protocol, kernels, False, tile, overlap)
         write_npy(path, strips, array.shape[:2], label_type(len(self.classes)))
         return np.load(path, mmap_mode="r")
@@ -235,7 +240,7 @@ class Segmenter:
                 f"monte_carlo is of SegNet and SegNetBasic with dropout, not of "
                 f"{type(model).__name__}"
             )
-        array = inputs.read(image, value_range)
+        array = read(image, value_range)
         size = array.shape[:2]
         canvas = canvas or self._canvas(size, Protocol())
         if canvas is None:

@@ -13,8 +13,8 @@ import safetensors.numpy
 from segjax import config, crf, models, state
 from segjax.data.labels import colour_map
 from segjax.predict import export
-from segjax.predict import segmenter as predict
 from segjax.predict.protocols import Protocol
+from segjax.predict.segmenter import Segmenter
 
 # What README.md shows, and a check that nothing of segjax, Flax or Orbax is needed.
 LOADER = """
@@ -39,7 +39,7 @@ def segmenter(model=None, **changes):
     variables = state.init_variables(model, jax.random.key(0), (32, 32))
     palette = colour_map(model.num_classes)
     classes = "abcdefgh"[: model.num_classes]
-    return predict.Segmenter(cfg, variables, classes=classes, palette=palette)
+    return Segmenter(cfg, variables, classes=classes, palette=palette)
 
 
 def pictures(batch, height, width):

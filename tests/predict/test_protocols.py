@@ -67,9 +67,9 @@ def reference_sliding(image, crop, base, scales, flip, align_corners):
     for scale in scales:
         longer = round(scale * base)
         if height > width:
-            new = (longer, round(longer / height * width))
+            new = (longer, max(round(longer / height * width), 1))
         else:
-            new = (round(longer / width * height), longer)
+            new = (max(round(longer / width * height), 1), longer)
         scaled = cv2.resize(image, new[::-1], interpolation=cv2.INTER_LINEAR)
         missing = [max(crop - n, 0) for n in new]
         top, left = (m // 2 for m in missing)
@@ -134,6 +134,21 @@ def test_sliding_windows_are_those_of_pspnet(scales, align_corners):
         expected = reference_sliding(image, 33, 64, scales, True, align_corners)
         np.testing.assert_allclose(found[:height, :width], expected, atol=2e-5)
         assert not found[height:].any() and not found[:, width:].any()
+
+
+def test_sliding_windows_of_pictures_thinner_than_a_pixel_at_their_scale():
+    """Their other side keeps one pixel: what is seen is never the filling alone."""
+    sizes = np.int32([[1, 150], [150, 1], [2, 150], [1, 1], [3, 2]])
+    images = [np.full((*size, 3), 255, np.float32) for size in sizes]
+    for image in images:
+        image[: -(-len(image) // 2), : -(-image.shape[1] // 2)] = 0
+    batch = np.stack([on_canvas(image, (150, 150)) for image in images])
+    run = functools.partial(
+        protocols.sliding, net, crop=33, base=40, scales=(0.5, 1.0), fill=FILL, align_corners=True
+    )
+    for image, size, found in zip(images, sizes, np.asarray(jax.jit(run)(batch, sizes))):
+        expected = reference_sliding(image, 33, 40, (0.5, 1.0), True, True)
+        np.testing.assert_allclose(found[: size[0], : size[1]], expected, atol=2e-5)
 
 
 def test_sliding_windows_without_mirroring():
