@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax import ops
-from segjax.config import Augment, Input, check_augment
+from segjax.config import Augment, check_augment
 
 GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -88,18 +88,6 @@ def augment(
         sigma = jnp.where(jax.random.bernoulli(next(keys), config.blur_prob), sigma, 0.0)
         image = blur(image, sigma, radius=max(round(2 * high), 1))
     return image, label
-
-
-def normalize(image: jax.Array, config: Input) -> jax.Array:
-    """Returns what the network is fed, `(image - mean) / std`, float32 of the same shape.
-
-    Args:
-      image: RGB, 0..255, [..., 3].
-      config: mean and standard deviation; with `bgr` the channels come out in that order.
-    """
-    image = image.astype(jnp.float32)
-    image = (image - _channels(config.mean, image.ndim)) / _channels(config.std, image.ndim)
-    return image[..., ::-1] if config.bgr else image
 
 
 def valid_size(

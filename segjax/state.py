@@ -1,6 +1,7 @@
 """The state of a training run, and the network as a function of it."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax
@@ -11,7 +12,7 @@ import optax
 
 from segjax import crf_rnn as refinement
 from segjax import optim
-from segjax.config import CRF, Config
+from segjax.config import CRF, Config, Input
 
 FROZEN_NORM = r"(^|/)bn[^/]*/"  # the affine parameters of BatchNorm layers
 
@@ -65,27 +66,45 @@ def create(variables: dict[str, Any], tx: optax.GradientTransformation) -> Train
 
 
 def forward(
-    model: nn.Module, params: Any, batch_stats: Any, image: jax.Array, key: jax.Array | None = None
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    image: jax.Array,
+    input: Input,
+    key: jax.Array | None = None,
 ) -> tuple[dict[str, jax.Array], Any]:
-    """Runs a network.
+    """Runs a network on images as they come.
 
     Args:
       model: a module of segjax.models.
-      params: its parameters.
-      batch_stats: its BatchNorm statistics.
-      image: float [B, H, W, 3], normalised.
+      variables: its "params" and "batch_stats".
+      image: uint8 or float [B, H, W, 3], RGB in 0..255.
+      input: how images are normalised for this network.
       key: of dropout; with a key the network is in training mode.
 
     Returns:
       Its outputs by name, "logits" [B, h, w, C] among them, and the new BatchNorm statistics.
     """
-    variables = {"params": params, "batch_stats": batch_stats}
+    image = normalize(image, input)
+    variables = {name: variables[name] for name in ("params", "batch_stats")}
     if key is None:
-        return model.apply(variables, image, train=False), batch_stats
+        return model.apply(variables, image, train=False), variables["batch_stats"]
     outputs, changed = model.apply(
         variables, image, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
     )
-    return outputs, changed.get("batch_stats", batch_stats)
+    return outputs, changed.get("batch_stats", variables["batch_stats"])
+
+
+def normalize(image: jax.Array, input: Input) -> jax.Array:
+    """Returns what a network is fed, `(image - mean) / std`, float32 of the same shape.
+
+    Args:
+      image: RGB in 0..255, [..., 3].
+      input: mean and standard deviation; with `bgr` the channels come out in that order.
+    """
+    last = (1,) * (image.ndim - 1) + (3,)
+    mean, std = (jnp.asarray(v, jnp.float32).reshape(last) for v in (input.mean, input.std))
+    image = (image.astype(jnp.float32) - mean) / std
+    return image[..., ::-1] if input.bgr else image
 
 
 def with_norm(model: nn.Module, **changes: Any) -> nn.Module:

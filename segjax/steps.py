@@ -1,4 +1,5 @@
-"""Training and evaluation steps: pure functions, and the one place that maps them over devices."""
+"""The training step and the measuring of BatchNorm statistics: pure functions; and the one place
+that maps a step over devices."""
 
 import dataclasses
 import functools
@@ -10,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from segjax import augment, losses, metrics
-from segjax import crf_rnn as refinement
+from segjax import augment, crf_rnn, losses
 from segjax import state as state_lib
 from segjax.config import Config
 from segjax.state import TrainState
@@ -50,12 +50,10 @@ def train_step(
     image, label, key = _augmented(batch, jax.random.fold_in(key, state.step), config)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-        normal = augment.normalize(image, config.input)
-        outputs, batch_stats = state_lib.forward(
-            config.model, params, state.batch_stats, normal, key
-        )
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        outputs, batch_stats = state_lib.forward(config.model, variables, image, config.input, key)
         if config.crf.learn:
-            outputs = refinement.train_outputs(
+            outputs = crf_rnn.train_outputs(
                 outputs, image, params["crf"], config.crf, config.loss.align_corners
             )
         return _loss(outputs, label, config.loss, class_weights), batch_stats
@@ -72,72 +70,6 @@ def train_step(
     return new, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
 
 
-def eval_step(variables: dict[str, Any], batch: Batch, *, config: Config) -> tuple[Any, ...]:
-    """Confusion matrices of a batch, summed over devices, and this device's label maps.
-
-    The logits are resized to the label's size before the class is chosen.
-
-    Returns:
-      As `scored`: of the network, and behind it of the CRF where one was learnt. The CRF takes no
-      part in what fills up a canvas, "size" in the batch, int32 [B, 2], says what does.
-    """
-    image = augment.normalize(batch["image"].astype(jnp.float32), config.input)
-    outputs, _ = state_lib.forward(
-        config.model, variables["params"], variables["batch_stats"], image
-    )
-    logits, label = losses.match_resolution(
-        outputs["logits"],
-        batch["label"],
-        resolution="label",
-        align_corners=config.loss.align_corners,
-    )
-    versions = [logits]
-    size = batch.get("size")
-    if config.crf.learn:
-        kernels = refinement.kernels(variables["params"]["crf"], config.crf)
-        versions.append(refinement.refine(logits, batch["image"], size, kernels, config.crf))
-    return scored(versions, label, size, config)
-
-
-def scored(
-    versions: Sequence[jax.Array], label: jax.Array, size: jax.Array | None, config: Config
-) -> tuple[Any, ...]:
-    """Scores versions of the logits, float32 [B, H, W, C], of labels int32 [B, H, W].
-
-    Args:
-      versions: of the logits.
-      label: on the canvas.
-      size: int32 [B, 2], height and width of each image on its canvas; None: the whole canvas.
-      config: of the run.
-
-    Returns:
-      For each version, one behind the other, confusion matrices summed over devices, int32 [C, C]
-      by name: "all", and "trimap_<w>" by band width in pixels; and predictions int32 [B, H, W].
-    """
-    outcome: tuple[Any, ...] = ()
-    for logits in versions:
-        prediction = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        outcome += (jax.lax.psum(confusions(label, prediction, size, config), AXIS), prediction)
-    return outcome
-
-
-def confusions(
-    label: jax.Array, prediction: jax.Array, size: jax.Array | None, config: Config
-) -> dict[str, jax.Array]:
-    """Counts the pixels of label maps [B, H, W] by class, over all of them and in bands.
-
-    Returns:
-      int32 [C, C] by name: "all", and "trimap_<w>" by band width in pixels.
-    """
-    count = functools.partial(
-        metrics.confusion_matrix, prediction=prediction, num_classes=config.model.num_classes
-    )
-    counts = {"all": count(label)}
-    for width in config.eval.trimap_widths:
-        counts[f"trimap_{width}"] = count(metrics.trimap(label, width, size=size))
-    return counts
-
-
 def batch_stats_step(
     variables: dict[str, Any], batch: Batch, key: jax.Array, *, config: Config
 ) -> Any:
@@ -147,12 +79,8 @@ def batch_stats_step(
     means and variances are averaged (its script compute_bn_statistics.py).
     """
     model = state_lib.with_norm(config.model, decay=0.0, frozen=False)
-    image = augment.normalize(batch["image"].astype(jnp.float32), config.input)
     key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
-    _, batch_stats = state_lib.forward(
-        model, variables["params"], variables["batch_stats"], image, key
-    )
-    return batch_stats
+    return state_lib.forward(model, variables, batch["image"], config.input, key)[1]
 
 
 def parallel(

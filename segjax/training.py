@@ -11,16 +11,15 @@ import jax
 import numpy as np
 import optax
 
-from segjax import checkpoint, files, log, pretrained, report, signals, steps
+from segjax import checkpoint, log, pretrained, signals, steps
 from segjax import config as config_lib
 from segjax import state as state_lib
 from segjax import workdir as workdir_lib
 from segjax.config import Config
-from segjax.crf_rnn import Kernels
 from segjax.data import datasets, pipeline
-from segjax.evaluate import scoring as evaluate
-from segjax.predict.protocols import Protocol
-from segjax.report import gallery, pictures
+from segjax.evaluate.result import Evaluation
+from segjax.evaluate.scoring import evaluator
+from segjax.report.evaluation_files import write_evaluation, write_report
 
 
 def train(config: Config, workdir: pathlib.Path) -> int:
@@ -40,7 +39,7 @@ def train(config: Config, workdir: pathlib.Path) -> int:
     prepared = prepare(config)
     warn(config)
     weights = class_weights(config, prepared)
-    about = metadata(config, prepared.dataset)
+    about = metadata(config, prepared.dataset, weights)
     with contextlib.ExitStack() as stack:
         stack.enter_context(workdir_lib.only_one(workdir))
         checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, keep=config.train.keep))
@@ -55,7 +54,7 @@ def train(config: Config, workdir: pathlib.Path) -> int:
         train_step = steps.parallel(
             steps.train_step, config=config, tx=tx, class_weights=weights, donate=True
         )
-        score = Scorer(config, prepared, workdir, checkpoints, reporter, writer, stop)
+        score = Scorer(config, prepared, workdir, checkpoints, reporter, writer, stop, weights)
         key = jax.random.key(config.train.seed)
 
         total = config.train.steps
@@ -126,6 +125,7 @@ class Scorer:
     reporter: log.Reporter
     writer: log.Log
     stop: signals.Stop
+    class_weights: np.ndarray | None
 
     def is_due(self, step: int) -> bool:
         """Whether the state after a step is scored: every `eval_every` steps, and at the end."""
@@ -153,8 +153,10 @@ class Scorer:
             self.writer.picture(step, split, sheet)
 
     @functools.cached_property
-    def _evaluator(self) -> Callable[[dict[str, Any], str], evaluate.Evaluation]:
-        return evaluator(self.config, self.prepared, each=self.stop.check)
+    def _evaluator(self) -> Callable[[dict[str, Any], str], Evaluation]:
+        return evaluator(
+            self.config, self.prepared, class_weights=self.class_weights, each=self.stop.check
+        )
 
 
 def prepare(config: Config, splits: Sequence[str] = ()) -> datasets.Prepared:
@@ -303,76 +305,17 @@ def train_batches(
     return batches
 
 
-def metadata(config: Config, dataset: datasets.Dataset) -> dict[str, Any]:
+def metadata(
+    config: Config, dataset: datasets.Dataset, class_weights: np.ndarray | None = None
+) -> dict[str, Any]:
     """Returns what a checkpoint says about itself, as JSON values."""
     return {
         "config": config_lib.to_dict(config),
         "dataset": dataset.name,
         "classes": list(dataset.classes),
         "palette": [list(colour) for colour in dataset.palette],
+        "class_weights": None if class_weights is None else class_weights.tolist(),
     }
-
-
-def evaluator(
-    config: Config,
-    prepared: datasets.Prepared,
-    *,
-    protocol: Protocol | None = None,
-    kernels: Kernels = (),
-    save: Callable[[str, np.ndarray], None] | None = None,
-    each: Callable[[], None] = lambda: None,
-) -> Callable[[dict[str, Any], str], evaluate.Evaluation]:
-    """Returns a function of variables and the name of a split; it is compiled once.
-
-    Args:
-      config: of the run.
-      prepared: the data set.
-      protocol: how images become label maps; None: in one pass, as training does it, with the CRF
-        where one is learnt.
-      kernels: of a CRF that refines what the protocol says; the results then have both.
-      save: called with the id and the label map of each image.
-      each: called after each batch.
-    """
-    refined = bool(kernels) if protocol else config.crf.learn
-    out_axes = (None, 0) * (1 + refined)
-    mapped = functools.partial(steps.parallel, in_axes=(None, 0), out_axes=out_axes, config=config)
-    if protocol is None:
-        step = mapped(steps.eval_step)
-    else:
-        step = mapped(evaluate.protocol_step, protocol=protocol, kernels=kernels)
-    num_classes = config.model.num_classes
-
-    def run(variables: dict[str, Any], split: str) -> evaluate.Evaluation:
-        batches = pipeline.eval_batches(
-            prepared,
-            config.data,
-            split,
-            batch_size=config.eval.batch_size,
-            devices=jax.local_devices(),
-            fill=config.input.mean,
-        )
-        images = config.data.num_val or len(prepared.source(split))
-        total = -(-images // config.eval.batch_size)
-        with batches, log.progress() as bar:
-            task = bar.add_task(f"evaluate {split}", total=total, text="")
-
-            def after_batch() -> None:
-                bar.advance(task)
-                each()
-
-            return evaluate.evaluate(
-                step,
-                variables,
-                batches,
-                num_classes=num_classes,
-                boundary=config.eval.boundary_f1,
-                pictures=config.train.images,
-                every=max(images // jax.process_count() // max(config.train.images, 1), 1),
-                each=after_batch,
-                save=save,
-            )
-
-    return run
 
 
 def recompute_batch_stats(
@@ -405,64 +348,6 @@ def recompute_batch_stats(
             bar.advance(task)
             each()
     return now.replace(batch_stats=total)
-
-
-def write_evaluation(
-    result: evaluate.Evaluation,
-    config: Config,
-    prepared: datasets.Prepared,
-    folder: pathlib.Path,
-    name: str,
-    **about: Any,
-) -> np.ndarray | None:
-    """Writes `folder/eval/<name>.json` and .csv, the trimap curve, and pictures in `folder/images`.
-
-    Args:
-      result: of `evaluator`.
-      config: of the run.
-      prepared: the data set.
-      folder: of the run.
-      name: of the evaluation.
-      **about: what else the JSON file says: split, step, protocol.
-
-    Returns:
-      The picture sheet, RGB uint8, where there are pictures.
-    """
-    if jax.process_index() != 0:
-        return None
-    dataset = prepared.dataset
-    values = {
-        **about,
-        "command": log.command(),
-        **result.to_dict(dataset.classes),
-        "palette": [list(colour) for colour in dataset.palette],
-        "gallery": gallery.write(result.examples, dataset.palette, folder / "images" / name),
-    }
-    if config.data.train_split in prepared.summaries:
-        pixels = np.asarray(prepared.summaries[config.data.train_split].pixels)
-        pixels = pixels[: dataset.num_classes]
-        values["train_share"] = (pixels / max(pixels.sum(), 1)).tolist()
-    files.write_json(folder / "eval" / f"{name}.json", values)
-    files.write_text(folder / "eval" / f"{name}.csv", result.to_csv(dataset.classes))
-    if chart := report.trimap_chart(values):
-        files.write_text(folder / "eval" / f"{name}_trimap.svg", chart)
-        files.write_text(folder / "eval" / f"{name}_trimap.csv", result.trimap_csv())
-    if not result.rows:
-        return None
-    sheet = pictures.sheet(result.rows, dataset.classes, dataset.palette)
-    pictures.write(folder / "images" / f"{name}.png", sheet)
-    return sheet
-
-
-def write_report(folder: pathlib.Path, name: str | None = None) -> None:
-    """Writes `folder/report.html`, on the first process.
-
-    Args:
-      folder: of the run.
-      name: of the evaluation to show; the newest when not given.
-    """
-    if jax.process_index() == 0:
-        log.console.print(f"report: {report.write(folder, name)}", highlight=False)
 
 
 def join(

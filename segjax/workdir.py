@@ -36,6 +36,7 @@ class Run:
       classes: names, by id.
       palette: RGB, by id.
       crfs: by name: "learnt" with the network, "tuned" by `segjax tune-crf`.
+      class_weights: float32 [C] of the loss, None for none.
     """
 
     folder: pathlib.Path
@@ -45,6 +46,7 @@ class Run:
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     crfs: dict[str, Kernels]
+    class_weights: np.ndarray | None = None
 
 
 def open_run(path: str | os.PathLike[str], step: str = "best") -> Run:
@@ -77,6 +79,7 @@ def open_run(path: str | os.PathLike[str], step: str = "best") -> Run:
     except TypeError as error:  # a value of another type than the field's
         raise ValueError(f"{path} describes its network wrongly: {error}") from error
     count = config.model.num_classes
+    weights = metadata.get("class_weights")
     return Run(
         folder=folder,
         step=number,
@@ -85,6 +88,7 @@ def open_run(path: str | os.PathLike[str], step: str = "best") -> Run:
         classes=tuple(metadata.get("classes") or (f"class {i}" for i in range(count))),
         palette=tuple(tuple(c) for c in metadata.get("palette") or colour_map(count)),
         crfs=own_crfs(config, variables, folder),
+        class_weights=None if weights is None else np.asarray(weights, np.float32),
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from segjax import augment
-from segjax.config import Augment, Input
+from segjax.config import Augment
 
 FILL = (10.0, 20.0, 30.0)
 
@@ -172,15 +172,6 @@ def test_blur_equals_opencv(sigma):
     expected = cv2.GaussianBlur(image, (5, 5), sigma, borderType=cv2.BORDER_REFLECT_101)
     np.testing.assert_allclose(augment.blur(image, sigma, radius=2), expected, atol=1e-3)
     np.testing.assert_array_equal(augment.blur(image, 0.0, radius=2), image)
-
-
-def test_normalize():
-    image = np.arange(24, dtype=np.float32).reshape(2, 4, 3)
-    mean, std = (1.0, 2.0, 3.0), (2.0, 4.0, 8.0)
-    expected = (image - np.array(mean, np.float32)) / np.array(std, np.float32)
-    np.testing.assert_allclose(augment.normalize(image, Input(mean, std)), expected)
-    swapped = augment.normalize(image[None], Input(mean, std, bgr=True))
-    np.testing.assert_allclose(swapped[0], expected[..., ::-1])
 
 
 EVERYTHING = Augment(

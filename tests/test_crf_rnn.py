@@ -11,6 +11,7 @@ import pytest
 from segjax import config as config_lib
 from segjax import crf, state, steps
 from segjax import crf_rnn as refinement
+from segjax.evaluate import step
 from segjax.predict import crf_choice
 from segjax.predict import program as inference
 from segjax.predict.protocols import Protocol
@@ -73,30 +74,27 @@ def test_network_and_crf_learn_together(trained):
 def test_evaluation_has_network_and_crf(trained):
     config, _, _, now = trained
     variables = {"params": now.params, "batch_stats": now.batch_stats}
-    step = steps.parallel(
-        steps.eval_step,
+    run = steps.parallel(
+        step.eval_step,
         config=config,
+        protocol=Protocol(),
         in_axes=(None, 0),
-        out_axes=(None, 0, None, 0),
+        out_axes=step.out_axes(refined=True),
         devices=jax.devices()[:1],
     )
     given = batch(1)
     size = np.tile(np.int32([16, 14]), (1, 4, 1))  # the rest is filling
-    counts, network, refined_counts, refined = step(variables, {**given, "size": size})
-    outputs, _ = state.forward(
-        config.model,
-        now.params,
-        now.batch_stats,
-        (given["image"][0].astype(np.float32) - np.float32(config.input.mean))
-        / np.float32(config.input.std),
-    )
+    found = run(variables, {**given, "size": size})
+    network, refined = found.network.labels, found.crf.labels
+    counts, refined_counts = found.network.counts, found.crf.counts
+    outputs, _ = state.forward(config.model, variables, given["image"][0], config.input)
     scores = jax.image.resize(outputs["logits"], (4, 16, 20, 3), "bilinear")
     np.testing.assert_array_equal(network[0], scores.argmax(-1))
     kernels = refinement.kernels(now.params["crf"], config.crf)
     expected = crf.mean_field(scores[:, :, :14], given["image"][0][:, :, :14], kernels)
-    found = np.asarray(refined)[0, :, :, :14]
-    assert (found == np.asarray(expected).argmax(-1)).mean() > 0.99
-    assert (found != np.asarray(network)[0, :, :, :14]).mean() > 0.01
+    inside = np.asarray(refined)[0, :, :, :14]
+    assert (inside == np.asarray(expected).argmax(-1)).mean() > 0.99
+    assert (inside != np.asarray(network)[0, :, :, :14]).mean() > 0.01
     assert np.trace(refined_counts["all"]) > np.trace(counts["all"])
     assert refined_counts["all"].sum() == counts["all"].sum() == (given["label"] != 255).sum()
 
@@ -111,7 +109,7 @@ def test_evaluation_has_network_and_crf(trained):
         kernels=found_kernels,
         capacity=inference.capacity_of(given["image"][0], size[0], found_kernels),
     )
-    np.testing.assert_array_equal(np.asarray(labels)[:, :, :14], found)
+    np.testing.assert_array_equal(np.asarray(labels)[:, :, :14], inside)
 
 
 def test_learnt_kernels_start_as_the_authors_do():

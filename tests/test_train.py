@@ -143,7 +143,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path, ca
 @pytest.mark.parametrize(
     "flags, named",
     [
-        ((), "--workdir is missing"),
+        ((), "required: --workdir"),
         (("--workdir=nowhere",), "nowhere does not exist; give the folder of a run"),
         (("--workdir={finished}", "--step=3"), "no checkpoint '3'; accepted are best, latest"),
         (("--workdir={finished}", "--split=night"), "night"),

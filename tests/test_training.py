@@ -13,7 +13,8 @@ from segjax.config import Config, Data, Eval, Train
 from segjax.data import datasets, pipeline
 from segjax.data.builders import cityscapes
 from segjax.data.labels import colour_map
-from segjax.evaluate import scoring as evaluate
+from segjax.evaluate import scoring
+from segjax.evaluate.step import eval_step, out_axes
 from segjax.models import SegNetBasic
 from segjax.predict import label_files, protocols
 from segjax.predict import segmenter as predict
@@ -71,9 +72,9 @@ def test_protocols_score_alike_for_any_batch_and_devices(run, name):
 
     def scored(batch_size, devices):
         step = steps.parallel(
-            evaluate.protocol_step,
+            eval_step,
             in_axes=(None, 0),
-            out_axes=(None, 0),
+            out_axes=out_axes(refined=False),
             devices=devices,
             config=config,
             protocol=protocols.find(name),
@@ -87,7 +88,7 @@ def test_protocols_score_alike_for_any_batch_and_devices(run, name):
             devices=devices,
             fill=config.input.mean,
         ) as batches:
-            result = evaluate.evaluate(
+            result = scoring.evaluate(
                 step, variables, batches, num_classes=21, boundary=True, save=maps.setdefault
             )
         return result.to_dict(prepared.dataset.classes), maps
@@ -96,6 +97,7 @@ def test_protocols_score_alike_for_any_batch_and_devices(run, name):
     assert expected["images"] == len(SIZES) and 0 < expected["mean_iou"] < 1
     assert np.sum(expected["confusion"]) == sum(height * width for height, width in SIZES)
     found, maps = scored(4, jax.devices())  # one image on each
+    assert found.pop("val_loss") == pytest.approx(expected.pop("val_loss"), rel=1e-5)
     assert len(jax.devices()) == 4 and found == expected and list(maps) == list(expected_maps)
     for key, label in maps.items():
         np.testing.assert_array_equal(label, expected_maps[key])
@@ -106,7 +108,7 @@ def test_label_maps_for_the_server_of_voc(run, tmp_path):
     config, prepared, variables = run
     dataset = prepared.dataset
     save = label_files.writer("voc", tmp_path, dataset.classes, dataset.palette)
-    training.evaluator(config, prepared, protocol=protocols.find("whole"), save=save)(
+    scoring.evaluator(config, prepared, protocol=protocols.find("whole"), save=save)(
         variables, "val"
     )
     seg = predict.Segmenter(config, variables, classes=dataset.classes, palette=dataset.palette)
@@ -129,7 +131,7 @@ def test_label_maps_for_the_server_of_cityscapes(tmp_path):
     config, prepared, variables = prepared_run(tmp_path, "cityscapes", streets(tmp_path / "raw"))
     dataset = prepared.dataset
     save = label_files.writer("cityscapes", tmp_path / "out", dataset.classes, dataset.palette)
-    training.evaluator(config, prepared, protocol=protocols.find("whole"), save=save)(
+    scoring.evaluator(config, prepared, protocol=protocols.find("whole"), save=save)(
         variables, "val"
     )
     seg = predict.Segmenter(config, variables, classes=dataset.classes, palette=dataset.palette)

@@ -8,6 +8,7 @@ COMMANDS = {  # in the order of use
     "configs": "list the shipped configurations, or copy one for editing",
     "plan": "what training needs: parameters, operations, memory by crop and batch",
     "train": "train a network, or go on where a run stopped",
+    "eval": "score a trained network on a split of its data set",
     "tune-crf": "search the best CRF for a network on saved scores",
     "report": "write report.html of a run anew",
     "predict": "write the label maps of pictures",
@@ -44,6 +45,22 @@ def config(parser: argparse.ArgumentParser) -> None:
     """Adds `--config` and its fields."""
     parser.add_argument("--config", required=True, help="a file, or a name of segjax configs")
     parser.add_argument("--config.FIELD", metavar="VALUE", help="changes a field of it")
+
+
+def hosts(parser: argparse.ArgumentParser) -> None:
+    """Adds what a process of several has to know."""
+    parser.add_argument(
+        "--distributed", action="store_true", help="join the processes of the other hosts"
+    )
+    parser.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="of the first process, where no cluster tells it"
+    )
+    parser.add_argument(
+        "--processes", type=positive, metavar="N", help="how many, where no cluster tells it"
+    )
+    parser.add_argument(
+        "--process", type=int, metavar="I", help="this one's number, from 0 on, likewise"
+    )
 
 
 def crf(parser: argparse.ArgumentParser, needs: str = "") -> None:

@@ -3,32 +3,21 @@
 FILE is a path, or the name of a configuration that `segjax configs` lists.
 """
 
+import copy
 import dataclasses
 import difflib
 import pathlib
 import runpy
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
+from segjax import config as config_lib
+from segjax import log
 from segjax.cli import configs
 from segjax.config import Config
-
-
-def parse(argv: list[str], config: Config | None = None) -> list[str]:
-    """Parses the flags of a program; a mistake in `--config...` ends it with one clear line.
-
-    Args:
-      argv: of the program.
-      config: what `--config.field=value` changes; by default that of the file in `--config`.
-    """
-    try:
-        return _parse(flags.FLAGS, _with_path(argv), config)
-    except (ValueError, flags.Error) as error:
-        sys.exit(f"{pathlib.Path(argv[0]).name}: {error}\nSee --help.")
 
 
 def read(path: str, changes: Sequence[str] = ()) -> Config:
@@ -52,7 +41,33 @@ def read(path: str, changes: Sequence[str] = ()) -> Config:
     return holder.value
 
 
-def _parse(values: flags.FlagValues, argv: list[str], config: Config | None = None) -> list[str]:
+def changed(config: Config, changes: Sequence[str]) -> Config:
+    """Returns the configuration of a run with explicit changes, which are printed.
+
+    Args:
+      config: of the run; it stays as it is.
+      changes: "--config.field=value" each.
+
+    Raises:
+      ValueError: there is no such field, or it has another type.
+    """
+    if not changes:
+        return config
+    flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for that
+    argv, values, new = ["", *changes], flags.FlagValues(), copy.deepcopy(config)
+    try:
+        config_flags.DEFINE_config_dataclass("config", new, flag_values=values, sys_argv=argv)
+        _parse(values, argv, new)
+    except flags.Error as error:
+        raise ValueError(str(error)) from error
+    except (KeyError, AttributeError, TypeError) as error:
+        raise ValueError(_explain(argv, config) or error) from error
+    lines = config_lib.differences(config_lib.to_dict(config), config_lib.to_dict(new))
+    log.say(f"changed for this command: {', '.join(lines) or 'nothing'}")
+    return new
+
+
+def _parse(values: flags.FlagValues, argv: list[str], config: Config | None = None) -> None:
     path = value_of(argv, "config")
     if path is not None and not pathlib.Path(path).is_file():
         raise ValueError(
@@ -60,11 +75,7 @@ def _parse(values: flags.FlagValues, argv: list[str], config: Config | None = No
             f"{', '.join(configs.shipped())}, which segjax configs NAME FILE copies for editing"
         )
     try:
-        if config is not None:
-            config_flags.DEFINE_config_dataclass(
-                "config", config, flag_values=values, sys_argv=argv
-            )
-        return values(argv)
+        values(argv)
     except SyntaxError as error:
         raise ValueError(f"--config is {path}: not Python: {error}") from error
     except (KeyError, AttributeError, TypeError, IndexError, OSError) as error:

@@ -67,16 +67,5 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workdir", required=True, metavar="DIR", help="the folder of the run; made when missing"
     )
-    parser.add_argument(
-        "--distributed", action="store_true", help="join the processes of the other hosts"
-    )
-    parser.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="of the first process, where no cluster tells it"
-    )
-    parser.add_argument(
-        "--processes", type=shared.positive, metavar="N", help="how many, where no cluster tells it"
-    )
-    parser.add_argument(
-        "--process", type=int, metavar="I", help="this one's number, from 0 on, likewise"
-    )
+    shared.hosts(parser)
     return parser

@@ -1,186 +1,93 @@
 """Scoring a split: every pixel of every image once, whatever the batches and devices."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import rich.table
 from jax.experimental import multihost_utils
 
-from segjax import crf_rnn as refinement
-from segjax import steps
+from segjax import log, steps
 from segjax.config import Config
 from segjax.crf_rnn import Kernels
+from segjax.data import datasets, pipeline
+from segjax.evaluate.result import Evaluation, Example
+from segjax.evaluate.step import Outcome, eval_step, out_axes
 from segjax.metrics import Scores, boundary_f1
-from segjax.predict import program as inference
 from segjax.predict.protocols import Protocol
 
-Row = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # id, image, label, prediction
+Save = Callable[[str, np.ndarray], None]
 
 
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """An image of a split, and what the network made of it."""
-
-    kind: str  # why it is kept: "worst" or "best" by its mean IoU, or "random"
-    id: str
-    image: np.ndarray  # uint8 [H, W, 3]
-    label: np.ndarray  # int32 [H, W]
-    predictions: tuple[np.ndarray, ...]  # int32 [H, W]: the network's, and the one after the CRF
-    scores: tuple[Scores, ...]  # of each prediction
+def nothing() -> None:
+    """Does nothing, after each batch."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What was measured on a split."""
-
-    scores: Scores
-    trimaps: dict[int, Scores]  # by band width in pixels
-    boundary_f1: float | None  # SegNet's, mean over images
-    boundary_f1_by_class: np.ndarray | None  # float64 [C]
-    images: int
-    examples: tuple[Example, ...] = ()  # of this process
-    refined: "Evaluation | None" = None  # the same after the CRF
-
-    @property
-    def rows(self) -> list[Row]:
-        """The images spread over the split, for a picture sheet."""
-        spread = [e for e in self.examples if e.kind == "random"]
-        return [(e.id, e.image, e.label, e.predictions[-1]) for e in spread]
-
-    def summary(self) -> dict[str, float]:
-        """The headline numbers by name; those after the CRF as "crf_mean_iou" and so on."""
-        after = self.refined._summary() if self.refined else {}
-        return self._summary() | {f"crf_{name}": number for name, number in after.items()}
-
-    def _summary(self) -> dict[str, float]:
-        numbers = self.scores.summary()
-        if self.boundary_f1 is not None:
-            numbers["boundary_f1"] = self.boundary_f1
-        return numbers | {f"trimap_{w}_mean_iou": s.mean_iou for w, s in self.trimaps.items()}
-
-    def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
-        """All numbers as JSON values; those after the CRF, and the changes, under "crf"."""
-        columns = {key: _numbers(values) for key, _, values, _ in self._columns()}
-        rows = zip(*columns.values(), strict=True)
-        values = {
-            "images": self.images,
-            **{key: _number(value) for key, value in self._summary().items()},
-            "per_class": {
-                name: dict(zip(columns, row, strict=True))
-                for name, row in zip(classes, rows, strict=True)
-            },
-            "confusion": self.scores.confusion.tolist(),
-        }
-        if self.refined is None:
-            return values
-        after = self.refined.to_dict(classes)
-        _, _, change, mean = self._compared()[-1]
-        after["mean_iou_change"] = _number(mean)
-        for row, by_class in zip(after["per_class"].values(), _numbers(change), strict=True):
-            row["iou_change"] = by_class
-        return values | {"crf": after}
-
-    def to_csv(self, classes: Sequence[str]) -> str:
-        """The table as text: a row per class and one of means, shares of 1."""
-        columns = self._compared()
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["class", *(key for key, _, _, _ in columns)])
-        values = zip(*(_numbers(values) for _, _, values, _ in columns), strict=True)
-        for name, row in zip(classes, values, strict=True):
-            writer.writerow([name, *row])
-        writer.writerow(["mean", *(_number(mean) for _, _, _, mean in columns)])
-        return text.getvalue()
-
-    def trimap_csv(self) -> str:
-        """Mean IoU by the width of the band around void pixels, empty without bands."""
-        versions = {"mean_iou": self} | ({"crf_mean_iou": self.refined} if self.refined else {})
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        for width in sorted(self.trimaps):
-            scores = [_number(version.trimaps[width].mean_iou) for version in versions.values()]
-            writer.writerow([width, *scores])
-        return ",".join(["width", *versions]) + "\n" + text.getvalue() if self.trimaps else ""
-
-    def table(self, classes: Sequence[str], title: str) -> rich.table.Table:
-        """A table with a row per class and the means below, in per cent."""
-        table = rich.table.Table(title=title, show_footer=True)
-        table.add_column("class", "mean")
-        columns = self._compared()
-        signs = ["+" if key.endswith("change") else "" for key, _, _, _ in columns]
-        for (_, heading, _, mean), sign in zip(columns, signs, strict=True):
-            table.add_column(heading, _percent(mean, sign), justify="right")
-        for name, *row in zip(classes, *(values for _, _, values, _ in columns), strict=True):
-            table.add_row(name, *map(_percent, row, signs))
-        table.caption = f"{self.images} images, {self._means()}"
-        if self.refined is not None:
-            table.caption += f"\nwith CRF {self.refined._means()}"
-            if self.refined.scores.mean_iou < self.scores.mean_iou:
-                table.caption += (
-                    "\n[yellow]the CRF lowers mean IoU here: segjax tune-crf looks for parameters "
-                    "that suit it; where none do, leave it out"
-                )
-        return table
-
-    def _columns(self) -> list[tuple[str, str, np.ndarray, float]]:
-        """Key, heading, values by class [C] and mean of each column."""
-        scores = self.scores
-        columns = [
-            ("iou", "IoU", scores.iou, scores.mean_iou),
-            ("accuracy", "accuracy", scores.accuracy, scores.class_average),
-            ("share", "share", scores.share, 1.0),
-        ]
-        if self.boundary_f1_by_class is not None:
-            by_class, mean = self.boundary_f1_by_class, self.boundary_f1
-            columns.append(("boundary_f1", "boundary F1", by_class, mean))
-        return columns
-
-    def _compared(self) -> list[tuple[str, str, np.ndarray, float]]:
-        """The columns, with those after the CRF and the change of IoU behind them."""
-        if self.refined is None:
-            return self._columns()
-        after = {key: column for key, *column in self.refined._columns() if key != "share"}
-        (_, _, before, mean), (_, refined, refined_mean) = self._columns()[0], after["iou"]
-        change = ("crf_iou_change", "change", refined - before, refined_mean - mean)
-        return [
-            *self._columns(),
-            *((f"crf_{key}", f"CRF {heading}", *rest) for key, (heading, *rest) in after.items()),
-            change,
-        ]
-
-    def _means(self) -> str:
-        return (
-            f"global accuracy {_percent(self.scores.global_accuracy)}, "
-            f"frequency-weighted IoU {_percent(self.scores.frequency_weighted_iou)}"
-        )
-
-
-def protocol_step(
-    variables: dict[str, Any],
-    batch: dict[str, jax.Array],
-    *,
+def evaluator(
     config: Config,
-    protocol: Protocol,
-    kernels: Kernels = (),
-) -> tuple[Any, ...]:
-    """`steps.eval_step` with a paper's protocol of prediction, to be mapped over the devices.
+    prepared: datasets.Prepared,
+    *,
+    protocol: Protocol | None = None,
+    kernels: Kernels | None = None,
+    class_weights: np.ndarray | None = None,
+    save: Save | None = None,
+    each: Callable[[], None] = nothing,
+) -> Callable[[dict[str, Any], str], Evaluation]:
+    """Returns a function of variables and the name of a split; it is compiled once.
 
-    With kernels, what the CRF makes of the protocol's scores is scored behind them.
+    Args:
+      config: of the run.
+      prepared: the data set.
+      protocol: how images become scores; by default in one pass, as training does it.
+      kernels: of a CRF that refines the scores, for results of both; () for none, None for the one
+        that was learnt with the network, where one was.
+      class_weights: float32 [C] of the loss.
+      save: called with the id and the label map of each image.
+      each: called after each batch.
     """
-    height, width = batch["label"].shape[1:]
-    none = (batch["size"] == 0).any(-1, keepdims=True)  # what fills up the last batch
-    size = jnp.where(none, jnp.array([height, width], jnp.int32), batch["size"])
-    scores = inference.scores(variables, batch["image"], size, config=config, protocol=protocol)
-    versions = [scores]
-    if kernels:
-        versions.append(refinement.refine(scores, batch["image"], size, kernels, config.crf))
-    return steps.scored(versions, batch["label"], size, config)
+    refined = bool(kernels) or (kernels is None and config.crf.learn)
+    step = steps.parallel(
+        eval_step,
+        in_axes=(None, 0),
+        out_axes=out_axes(refined),
+        config=config,
+        protocol=protocol or Protocol(),
+        kernels=kernels,
+        class_weights=class_weights,
+    )
+
+    def run(variables: dict[str, Any], split: str) -> Evaluation:
+        batches = pipeline.eval_batches(
+            prepared,
+            config.data,
+            split,
+            batch_size=config.eval.batch_size,
+            devices=jax.local_devices(),
+            fill=config.input.mean,
+        )
+        images = config.data.num_val or len(prepared.source(split))
+        total = -(-images // config.eval.batch_size)
+        with batches, log.progress() as bar:
+            task = bar.add_task(f"evaluate {split}", total=total, text="")
+
+            def after_batch() -> None:
+                bar.advance(task)
+                each()
+
+            return evaluate(
+                step,
+                steps.replicated(variables),  # once, and not with every batch
+                batches,
+                num_classes=config.model.num_classes,
+                boundary=config.eval.boundary_f1,
+                pictures=config.train.images,
+                every=max(images // jax.process_count() // max(config.train.images, 1), 1),
+                each=after_batch,
+                save=save,
+            )
+
+    return run
 
 
 def evaluate(
@@ -192,14 +99,13 @@ def evaluate(
     boundary: bool = False,
     pictures: int = 0,
     every: int = 1,
-    each: Callable[[], None] = lambda: None,
-    save: Callable[[str, np.ndarray], None] | None = None,
+    each: Callable[[], None] = nothing,
+    save: Save | None = None,
 ) -> Evaluation:
     """Runs a network over a split.
 
     Args:
-      step: `steps.eval_step` mapped over the devices, or a function like it. It may return the
-        counts and predictions after a CRF behind those of the network.
+      step: `eval_step` mapped over the devices, or a function like it.
       variables: "params" and "batch_stats".
       batches: of `pipeline.eval_batches`.
       num_classes: C.
@@ -208,27 +114,26 @@ def evaluate(
         the best are kept beside them.
       every: keep each image whose number is a multiple of this.
       each: called after every batch.
-      save: called with the id of each image and its prediction int32 [H, W], after the CRF where
-        there is one.
+      save: called with the id of each image and its prediction, uint8 or uint16 [H, W], after the
+        CRF where there is one.
     """
-    tallies: list[_Tally] = []
+    tallies: dict[str, _Tally] = {}
     kept = _Kept(num_classes, pictures, every)
     images = 0
 
-    def collect(outcome: tuple[Any, ...], batch: Any) -> None:
+    def collect(outcome: Outcome, batch: Any) -> None:
         nonlocal images
-        versions = [outcome[i : i + 2] for i in range(0, len(outcome), 2)]
-        tallies.extend(_Tally(num_classes) for _ in versions[len(tallies) :])
-        for tally, (counts, _) in zip(tallies, versions, strict=True):
-            tally.add(counts)
+        versions = {name: v for name, v in outcome._asdict().items() if v is not None}
+        for name, version in versions.items():
+            tallies.setdefault(name, _Tally(num_classes)).add(version.counts, version.loss)
         if boundary or pictures or save:
-            predictions = [np.asarray(prediction) for _, prediction in versions]
+            predictions = [np.asarray(version.labels) for version in versions.values()]
             for number, (name, image, label, *found) in enumerate(
                 _images(batch, predictions), images
             ):
                 kept.add(number, name, image, label, found)
                 if boundary:
-                    for tally, prediction in zip(tallies, found, strict=True):
+                    for tally, prediction in zip(tallies.values(), found, strict=True):
                         tally.add_boundary(label, prediction)
                 if save:
                     save(name, found[-1])
@@ -247,9 +152,8 @@ def evaluate(
         collect(*running)
     if jax.process_count() > 1:
         images = int(multihost_utils.process_allgather(np.asarray(images)).sum())
-    first, *others = [tally.finish(images, boundary) for tally in tallies]
-    refined = others[0] if others else None
-    return dataclasses.replace(first, examples=kept.examples(), refined=refined)
+    found = {name: tally.finish(images, boundary) for name, tally in tallies.items()}
+    return dataclasses.replace(found["network"], examples=kept.examples(), refined=found.get("crf"))
 
 
 class _Tally:
@@ -257,9 +161,11 @@ class _Tally:
 
     def __init__(self, num_classes: int) -> None:
         self._confusions: dict[str, np.ndarray] = {}
+        self._loss = np.zeros(2)  # sum and number of pixels
         self._edges = np.zeros((num_classes + 1, 2))  # sums and counts, by class and over images
 
-    def add(self, counts: dict[str, Any]) -> None:
+    def add(self, counts: dict[str, Any], loss: Any) -> None:
+        self._loss += np.asarray(loss)
         for name, confusion in counts.items():
             self._confusions[name] = self._confusions.get(name, 0) + np.asarray(confusion, np.int64)
 
@@ -281,6 +187,7 @@ class _Tally:
             boundary_f1=float(means[-1]) if boundary else None,
             boundary_f1_by_class=means[:-1] if boundary else None,
             images=images,
+            loss=float(self._loss[0] / self._loss[1]) if self._loss[1] else None,
         )
 
 
@@ -339,15 +246,3 @@ def _images(batch: Any, predictions: Sequence[np.ndarray]) -> Iterable[tuple[Any
     for i, (name, (height, width)) in enumerate(zip(batch.ids, batch.sizes, strict=True)):
         if name:
             yield name, *(array[i, :height, :width] for array in arrays)
-
-
-def _numbers(values: np.ndarray) -> list[float | None]:
-    return [_number(value) for value in values]
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def _percent(value: float, sign: str = "") -> str:
-    return "-" if np.isnan(value) else f"{100 * value:{sign}.2f}"

@@ -23,11 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 import rich.table
 
-from segjax import config, crf, log, metrics, steps
-from segjax import crf_rnn as refinement
-from segjax import training as runs
+from segjax import config, crf, crf_rnn, log, metrics, steps, training
 from segjax.data import datasets, pipeline
-from segjax.evaluate.scoring import Evaluation
+from segjax.evaluate.result import Evaluation
 from segjax.files import whole_file, write_json
 from segjax.ops import IGNORE_LABEL
 from segjax.predict import program, protocols
@@ -152,7 +150,7 @@ def tune(
     settings.data.dir = data_dir or settings.data.dir
     split = split or settings.data.val_split
     way = protocols.find(protocol)
-    prepared = runs.prepare(settings, [split])
+    prepared = training.prepare(settings, [split])
     there = len(prepared.source(split))
     settings.data.num_val = images = min(images, there) or there
     folder = workdir / "tune" / f"{split}_{number:06d}_{protocol}_{images}"
@@ -293,7 +291,7 @@ def compare(
     totals = np.zeros((2, num_classes, num_classes), np.int64)
     for scores, image, label, size in samples:
         scores = jnp.asarray(scores, jnp.float32)
-        refined = refinement.refine(scores[None], image[None], size[None], kernels, settings)
+        refined = crf_rnn.refine(scores[None], image[None], size[None], kernels, settings)
         totals += np.stack([count(scores, label), count(refined[0], label)])
     before, after = (
         Evaluation(metrics.Scores(total), {}, None, None, samples.count) for total in totals
@@ -322,7 +320,7 @@ def _search_confusion(
     features = jnp.concatenate(values, -1)[None]
     kernels = (crf.Features(features, extent, w1), crf.Spatial(grid.gamma, grid.w2))
     scores = scores.astype(jnp.float32)
-    refined = refinement.refine(scores[None], image[None], size[None], kernels, settings)
+    refined = crf_rnn.refine(scores[None], image[None], size[None], kernels, settings)
     return jnp.where(jnp.isnan(refined).any(), -1, _confusion(refined[0], label, num_classes))
 
 

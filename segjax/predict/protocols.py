@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from segjax import augment, ops, state
+from segjax import ops, state
 from segjax.config import Input
 from segjax.models import deeplab_v2
 
@@ -103,8 +103,7 @@ def network(model: Any, variables: dict[str, Any], input: Input) -> Network:
     """
 
     def apply(image: jax.Array) -> jax.Array:
-        normal = augment.normalize(image, input)
-        outputs, _ = state.forward(model, variables["params"], variables["batch_stats"], normal)
+        outputs, _ = state.forward(model, variables, image, input)
         return outputs["logits"].astype(jnp.float32)
 
     return apply

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import augment, models
+from segjax import models, state
 from segjax.config import Config
 from segjax.models import segnet
 from segjax.predict import crf_choice, program, protocols, tiles
@@ -249,7 +249,7 @@ class Segmenter:
                 f"canvas={size}, or load(..., canvases=[{size}])"
             )
         batch, _ = self._on_canvas([array], canvas, 1)
-        normal = augment.normalize(jnp.asarray(batch), self.config.input)
+        normal = state.normalize(jnp.asarray(batch), self.config.input)
         mean, variance = segnet.monte_carlo(
             model, self.variables, normal, jax.random.key(seed), samples=samples
         )

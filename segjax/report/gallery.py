@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from segjax.evaluate.scoring import Example
+from segjax.evaluate.result import Example
 from segjax.files import write_bytes
 from segjax.ops import IGNORE_LABEL
 from segjax.report import pictures

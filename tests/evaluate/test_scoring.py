@@ -9,7 +9,8 @@ import rich.console
 
 from segjax import config as config_lib
 from segjax import crf, metrics, state, steps
-from segjax.evaluate import scoring as evaluate
+from segjax.evaluate import scoring
+from segjax.evaluate.step import Outcome, Scored, eval_step, out_axes
 from segjax.predict.protocols import Protocol
 from tests.test_steps import Net
 
@@ -42,13 +43,15 @@ def step(_, batch):
     """A network that looks at the red channel."""
     prediction = batch["image"][..., 0].astype(np.int32) // 86
     label = jnp.asarray(batch["label"])
-    return {"all": metrics.confusion_matrix(label, jnp.asarray(prediction), 3)}, prediction
+    counts = {"all": metrics.confusion_matrix(label, jnp.asarray(prediction), 3)}
+    loss = np.array([0.5, 1.0]) * (np.asarray(label) < 3).sum()
+    return Outcome(Scored(counts, loss, prediction))
 
 
 def test_every_image_counts_once_whatever_the_batch():
     confusions = []
     for size in (1, 2, 3):
-        result = evaluate.evaluate(
+        result = scoring.evaluate(
             step, {}, split(batch_size=size), num_classes=3, boundary=True, pictures=9
         )
         assert result.images == 3
@@ -63,13 +66,13 @@ def test_every_image_counts_once_whatever_the_batch():
 
 
 def test_pictures_are_spread_over_the_split():
-    result = evaluate.evaluate(step, {}, split(), num_classes=3, pictures=5, every=2)
+    result = scoring.evaluate(step, {}, split(), num_classes=3, pictures=5, every=2)
     assert [row[0] for row in result.rows] == ["image0", "image2"]
 
 
 def test_table_and_json_name_every_class():
     classes = ("road", "sky", "car")
-    result = evaluate.evaluate(step, {}, split(), num_classes=3, boundary=True)
+    result = scoring.evaluate(step, {}, split(), num_classes=3, boundary=True)
     values = result.to_dict(classes)
     assert values["images"] == 3 and list(values["per_class"]) == list(classes)
     assert values["mean_iou"] == pytest.approx(
@@ -109,21 +112,26 @@ def test_network_and_crf_score_the_same_on_any_devices_and_batches():
     found = []
     for devices, size in ((1, 1), (2, 4)):
         step = steps.parallel(
-            evaluate.protocol_step,
+            eval_step,
             in_axes=(None, 0),
-            out_axes=(None, 0, None, 0),
+            out_axes=out_axes(refined=True),
             devices=jax.devices()[:devices],
             config=config,
             protocol=Protocol(flip=True),
             kernels=(crf.Spatial(1.5, 4.0),),
         )
         found.append(
-            evaluate.evaluate(
+            scoring.evaluate(
                 step, variables, batches(devices, size), num_classes=3, boundary=True, pictures=5
             )
         )
     one, four = (result.to_dict("abc") for result in found)
+    for version in (one, one["crf"]):
+        loss = (four if version is one else four["crf"])["val_loss"]
+        assert version["val_loss"] == pytest.approx(loss, rel=1e-5)  # sums in another order
+        version["val_loss"] = loss
     assert one == four
+    assert one["val_loss"] > 0
     assert one["images"] == 5 and np.sum(one["confusion"]) == sum((x < 3).sum() for x in labels)
     assert np.sum(one["crf"]["confusion"]) == np.sum(one["confusion"])
     change = one["crf"]["mean_iou"] - one["mean_iou"]

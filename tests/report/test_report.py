@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from segjax import metrics, report
-from segjax import training as runs
 from segjax.config import Config, Data, to_dict
 from segjax.data import datasets
-from segjax.evaluate import scoring as evaluate
+from segjax.evaluate import scoring
+from segjax.evaluate.step import Outcome, Scored
 from segjax.models import SegNetBasic
-from segjax.report import charts, gallery
+from segjax.report import charts, evaluation_files, gallery
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 CLASSES = ("sky", "road", "<b>pole</b>", "car", "never")
@@ -73,12 +73,12 @@ def step(variables, batch):
         for width in (1, 3, 6):
             trimap = metrics.trimap(batch["label"][0], width)[None]
             counts[f"trimap_{width}"] = count(trimap)
-        outcome += [counts, prediction]
-    return tuple(outcome)
+        outcome.append(Scored(counts, np.array([0.4, 1.0]), prediction))
+    return Outcome(*outcome)
 
 
 def evaluated(crf, size=4):
-    return evaluate.evaluate(
+    return scoring.evaluate(
         step, {"crf": crf}, batches(size), num_classes=5, boundary=True, pictures=4, every=2
     )
 
@@ -100,7 +100,9 @@ def write_run(folder, crf=True):
     prepared = types.SimpleNamespace(dataset=dataset, summaries={"train": summary})
     for name, with_crf in (("000200", False), ("val_000400", crf)):
         about = {"split": "val", "step": int(name[-6:]), "protocol": "whole"}
-        runs.write_evaluation(evaluated(with_crf), config, prepared, folder, name, **about)
+        evaluation_files.write_evaluation(
+            evaluated(with_crf), config, prepared, folder, name, **about
+        )
     return folder
 
 

@@ -1,0 +1,94 @@
+"""segjax eval: scores a trained network on a split."""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+from segjax.cli import arguments as shared
+
+EXAMPLES = """\
+  segjax eval --workdir=runs/segnet
+  segjax eval --workdir=runs/segnet --split=test --config.eval.boundary_f1=True
+  segjax eval --workdir=runs/deeplab --protocol=deeplab_v3 --crf --save=voc
+
+The network is scored as its checkpoint was trained, configuration and classes; --config.FIELD=VALUE
+changes a field of that, for example --config.data.dir=CamVid, or
+--config.eval.trimap_widths="(2,5,10)" for scores in bands around void pixels.
+
+Prints a table with a row per class, and writes eval/ (JSON, CSV, the trimap curve), images/ and
+report.html in the folder of the run.
+"""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Scores a checkpoint on a split."""
+    command = parser()
+    arguments, changes = command.parse_known_args(shared.with_names(argv))
+    if unknown := [word for word in changes if not word.startswith("--config.")]:
+        command.error(f"unrecognized arguments: {' '.join(unknown)}")
+
+    from absl import logging
+
+    from segjax import log, training
+    from segjax.cli import overrides
+    from segjax.evaluate.scoring import evaluator
+    from segjax.predict import crf_choice, label_files, protocols
+    from segjax.report.evaluation_files import write_evaluation, write_report
+    from segjax.workdir import open_run
+
+    logging.set_verbosity(logging.ERROR)  # Orbax reports every file it reads
+    if arguments.distributed:
+        training.join(arguments.coordinator, arguments.processes, arguments.process)
+    workdir = pathlib.Path(arguments.workdir).expanduser()
+    run = open_run(workdir, arguments.step)
+    if run.step is None:
+        raise ValueError(f"{workdir} holds weights alone; give the folder of a run of segjax train")
+    config = overrides.changed(run.config, changes)
+    protocol = protocols.find(arguments.protocol)
+    kernels = crf_choice.choose(arguments.crf, protocol, config.model, run.crfs)
+    split = arguments.split or config.data.val_split
+    prepared = training.prepare(config, [split])
+    dataset = prepared.dataset
+    name = f"{split}_{run.step:06d}"
+    if arguments.protocol != "whole":
+        name += f"_{arguments.protocol}"
+    if arguments.crf:
+        name += f"_crf_{arguments.crf}"
+    save = None
+    if arguments.save:
+        layout = arguments.save if arguments.save != "labels" else ""
+        folder = workdir / "labels" / name
+        save = label_files.writer(layout, folder, dataset.classes, dataset.palette)
+    evaluate = evaluator(
+        config,
+        prepared,
+        protocol=protocol,
+        kernels=kernels,
+        class_weights=run.class_weights,
+        save=save,
+    )
+    result = evaluate(run.variables, split)
+    about = {"split": split, "step": run.step, "protocol": arguments.protocol}
+    if kernels:
+        about["crf_parameters"] = arguments.crf or crf_choice.LEARNT
+    write_evaluation(result, config, prepared, workdir, name, **about)
+    write_report(workdir, name)
+    log.console.print(result.table(dataset.classes, f"{workdir}, step {run.step}, {split}"))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the arguments."""
+    parser = shared.parser("eval", EXAMPLES)
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="the folder of a run")
+    parser.add_argument("--split", help="of the data set [the one to validate on]")
+    shared.step(parser)
+    shared.protocol(parser)
+    shared.crf(parser)
+    parser.add_argument(
+        "--save",
+        choices=("labels", "voc", "cityscapes"),
+        help="write the label maps to DIR/labels, as they are or as that test server wants them",
+    )
+    parser.add_argument("--config.FIELD", metavar="VALUE", help="changes a field of the run's")
+    shared.hosts(parser)
+    return parser
