@@ -36,7 +36,7 @@ RULES: dict[str, set[str]] = {
     "segjax/steps.py": {
         *{*SCIENCE, "optax"},
         *{"segjax.augment", "segjax.config", "segjax.crf_rnn", "segjax.losses"},
-        *{"segjax.metrics", "segjax.state"},
+        "segjax.state",
     },
     "segjax/log.py": {
         *{*SCIENCE, "importlib.metadata", "rich", "tensorboardX"},
@@ -53,9 +53,9 @@ RULES: dict[str, set[str]] = {
     },
     "segjax/training.py": {
         *{*SCIENCE, "optax"},
-        *{"segjax.checkpoint", "segjax.config", "segjax.crf_rnn", "segjax.data"},
-        *{"segjax.evaluate", "segjax.files", "segjax.log", "segjax.predict", "segjax.pretrained"},
-        *{"segjax.report", "segjax.signals", "segjax.state", "segjax.steps", "segjax.workdir"},
+        *{"segjax.checkpoint", "segjax.config", "segjax.data", "segjax.evaluate", "segjax.log"},
+        *{"segjax.pretrained", "segjax.report", "segjax.signals", "segjax.state", "segjax.steps"},
+        "segjax.workdir",
     },
     "segjax/data": {
         *{"numpy", "cv2", "rich", "tensorflow_datasets"},
@@ -67,7 +67,7 @@ RULES: dict[str, set[str]] = {
     "segjax/pretrained/files.py": {"pickle", "safetensors", "segjax.files", "torch"},
     "segjax/predict": {
         *{*SCIENCE, "PIL", "safetensors"},
-        *{"segjax.augment", "segjax.config", "segjax.crf", "segjax.crf_rnn"},
+        *{"segjax.config", "segjax.crf", "segjax.crf_rnn"},
         *{
             "segjax.data.builders.cityscapes",
             "segjax.data.labels.Colour",
@@ -81,16 +81,25 @@ RULES: dict[str, set[str]] = {
     "segjax/evaluate": {
         *{*SCIENCE, "rich"},
         *{"segjax.config", "segjax.crf", "segjax.crf_rnn", "segjax.data", "segjax.workdir"},
-        *{"segjax.evaluate", "segjax.files", "segjax.log", "segjax.metrics", "segjax.ops"},
+        *{
+            "segjax.evaluate",
+            "segjax.files",
+            "segjax.log",
+            "segjax.losses",
+            "segjax.metrics",
+            "segjax.ops",
+        },
         *{"segjax.predict", "segjax.steps", "segjax.training"},
     },
     "segjax/report": {
         *{"cv2", "jinja2", "numpy"},
-        *{"segjax.evaluate.scoring.Example", "segjax.files", "segjax.ops", "segjax.report"},
-        "segjax.data.labels.VOID_COLOUR",
+        *{"segjax.data.labels.VOID_COLOUR", "segjax.evaluate.result", "segjax.files"},
+        *{"segjax.ops", "segjax.report"},
+    },
+    "segjax/report/evaluation_files.py": {
+        *{"jax", "segjax.config", "segjax.data.datasets", "segjax.log"},
     },
     "segjax/cli": {"jax", "rich", "segjax"},
-    "segjax/cli/train.py": {"absl.logging"},
     "segjax/cli/main.py": {"importlib"},
     "segjax/cli/overrides.py": {"absl", "ml_collections", "runpy"},
     "segjax/__main__.py": {"segjax.cli.main"},
@@ -105,10 +114,7 @@ RULES: dict[str, set[str]] = {
         *{"segjax.pretrained"},
     },
     "train.py": {"segjax.cli.main"},
-    "eval.py": {
-        *{"absl", "segjax.cli", "segjax.crf", "segjax.log"},
-        *{"segjax.predict", "segjax.training", "segjax.workdir"},
-    },
+    "eval.py": {"segjax.cli.main"},
     "configs": {"segjax.config", "segjax.models"},
     "benchmarks": {
         *{*SCIENCE, "cv2", "flax", "pydensecrf", "rich", "skimage", "sklearn", "torch"},

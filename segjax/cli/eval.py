@@ -27,8 +27,6 @@ def main(argv: Sequence[str]) -> None:
     if unknown := [word for word in changes if not word.startswith("--config.")]:
         command.error(f"unrecognized arguments: {' '.join(unknown)}")
 
-    from absl import logging
-
     from segjax import log, training
     from segjax.cli import overrides
     from segjax.evaluate.scoring import evaluator
@@ -36,7 +34,6 @@ def main(argv: Sequence[str]) -> None:
     from segjax.report.evaluation_files import write_evaluation, write_report
     from segjax.workdir import open_run
 
-    logging.set_verbosity(logging.ERROR)  # Orbax reports every file it reads
     if arguments.distributed:
         training.join(arguments.coordinator, arguments.processes, arguments.process)
     workdir = pathlib.Path(arguments.workdir).expanduser()

@@ -11,7 +11,7 @@ import runpy
 from collections.abc import Sequence
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 
 from segjax import config as config_lib
@@ -30,7 +30,7 @@ def read(path: str, changes: Sequence[str] = ()) -> Config:
     Raises:
       ValueError: there is no such file, or no such field, or it has another type.
     """
-    flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for that
+    _settle_absl()
     argv = _with_path(["", f"--config={path}", *changes])
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
@@ -51,9 +51,9 @@ def changed(config: Config, changes: Sequence[str]) -> Config:
     Raises:
       ValueError: there is no such field, or it has another type.
     """
+    _settle_absl()
     if not changes:
         return config
-    flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for that
     argv, values, new = ["", *changes], flags.FlagValues(), copy.deepcopy(config)
     try:
         config_flags.DEFINE_config_dataclass("config", new, flag_values=values, sys_argv=argv)
@@ -65,6 +65,11 @@ def changed(config: Config, changes: Sequence[str]) -> Config:
     lines = config_lib.differences(config_lib.to_dict(config), config_lib.to_dict(new))
     log.say(f"changed for this command: {', '.join(lines) or 'nothing'}")
     return new
+
+
+def _settle_absl() -> None:
+    flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for that
+    logging.set_verbosity(logging.ERROR)  # Orbax reports every file that it reads or writes
 
 
 def _parse(values: flags.FlagValues, argv: list[str], config: Config | None = None) -> None:

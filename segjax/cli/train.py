@@ -31,12 +31,10 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError("--workdir is empty; name a folder, --workdir=runs/a")
 
     import jax
-    from absl import logging
 
     from segjax import log, training
     from segjax.cli import overrides
 
-    logging.set_verbosity(logging.ERROR)  # Orbax reports every file it writes
     config = overrides.read(arguments.config, rest)
     if arguments.distributed:
         training.join(arguments.coordinator, arguments.processes, arguments.process)

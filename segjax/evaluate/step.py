@@ -1,7 +1,7 @@
 """The one evaluation step: of training, of eval.py and of every protocol."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,29 @@ from segjax.steps import AXIS
 Batch = dict[
     str, jax.Array
 ]  # image: uint8 [B, H, W, 3], label: int32 [B, H, W], size: int32 [B, 2]
+
+
+class Scored(NamedTuple):
+    """What one version of the scores comes to.
+
+    Attributes:
+      counts: confusion matrices summed over devices, int32 [C, C] by name: "all", and "trimap_<w>"
+        by band width in pixels.
+      loss: sum of the cross entropies at the labels' size, and the number of pixels in it, summed
+        over devices, float32 [2].
+      labels: this device's label maps, uint8 (beyond 255 classes uint16) [B, H, W].
+    """
+
+    counts: Any
+    loss: Any
+    labels: Any
+
+
+class Outcome(NamedTuple):
+    """The scores of the network, and with a CRF those after it, else None."""
+
+    network: Scored
+    crf: Scored | None = None
 
 
 def eval_step(

@@ -73,7 +73,7 @@ def step(variables, batch):
         for width in (1, 3, 6):
             trimap = metrics.trimap(batch["label"][0], width)[None]
             counts[f"trimap_{width}"] = count(trimap)
-        outcome.append(Scored(counts, np.array([0.4, 1.0]), prediction))
+        outcome.append(Scored(counts, np.array([0.5, 1.0]), prediction))
     return Outcome(*outcome)
 
 
