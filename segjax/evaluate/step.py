@@ -10,7 +10,7 @@ from segjax import crf_rnn, losses, metrics
 from segjax.config import Config
 from segjax.crf_rnn import Kernels
 from segjax.predict import program
-from segjax.predict.prediction import label_type
+from segjax.predict.label_files import label_type
 from segjax.predict.protocols import Protocol
 from segjax.steps import AXIS
 
