@@ -10,7 +10,6 @@ from segjax import crf_rnn, losses, metrics
 from segjax.config import Config
 from segjax.crf_rnn import Kernels
 from segjax.predict import program
-from segjax.predict.label_files import label_type
 from segjax.predict.protocols import Protocol
 from segjax.steps import AXIS
 
@@ -76,7 +75,7 @@ def eval_step(
         return Scored(
             jax.lax.psum(_counts(label, prediction, size, config), AXIS),
             jax.lax.psum(loss, AXIS),
-            prediction.astype(label_type(config.model.num_classes)),
+            prediction.astype(program.label_type(config.model.num_classes)),
         )
 
     if not kernels:
