@@ -1,16 +1,16 @@
 """Random changes of a training image, on the device.
 
-Each image has its own key. A thin random shell, `augment`, draws numbers and hands them to the
-deterministic functions below it. All shapes are static. What the configuration switches off is not
-part of the compiled program.
+Each image has its own key. `augment` draws random numbers and gives them to the deterministic
+functions below it. All shapes are static. Changes that the configuration switches off are not part
+of the compiled program.
 
-The order is colour, scale, rotation, flip, crop, blur. It is that of PSPNet's PyTorch code, but
-that the blur comes before the flip there; the two differ within its radius of a crop's border.
-Scaling, flipping and cropping are one matrix per axis; the image is sampled once, bilinearly with
-half-pixel centres and without antialiasing (OpenCV's INTER_LINEAR), the label by nearest neighbour
-at the same centres (INTER_NEAREST_EXACT), which keeps the two aligned; Caffe and PSPNet take
-INTER_NEAREST, up to half a pixel beside. The side of a scaled image is truncated to whole pixels,
-as in Caffe; PSPNet's code rounds it.
+The order is colour, scale, rotation, flip, crop, blur. It is the order of PSPNet's PyTorch code,
+except that the blur comes before the flip there; the results differ only near the border of a crop,
+within the radius of the blur. Scaling, flipping and cropping are one matrix per axis. The image is
+sampled once, bilinearly with half-pixel centres and without antialiasing (OpenCV's INTER_LINEAR),
+the label by nearest neighbour at the same centres (INTER_NEAREST_EXACT), which keeps the two
+aligned. Caffe and PSPNet use INTER_NEAREST, whose samples are up to half a pixel away. The side of
+a scaled image is truncated to whole pixels, as in Caffe; PSPNet's code rounds it.
 
 The host has put images of many sizes into the upper left corner of one canvas. Crops are drawn
 within the image, not within the canvas: a canvas larger than an image changes nothing. A crop
@@ -95,8 +95,8 @@ def valid_size(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the height and width, int32, of the image on its canvas, from the padding round it.
 
-    Padding is what is ignored and has exactly the rounded colour `fill`, up to the right and lower
-    edge of the canvas. Of a canvas that is nothing else, all is valid.
+    Padding is ignored and has exactly the rounded colour `fill`, up to the right and lower edge of
+    the canvas. A canvas of nothing but padding is valid as a whole.
     """
     colour = jnp.clip(jnp.round(_channels(fill, 3)), 0, 255).astype(image.dtype)
     used = jnp.any(image != colour, axis=-1) | (label != ops.IGNORE_LABEL)
@@ -176,7 +176,7 @@ def warp(
 ) -> tuple[jax.Array, jax.Array]:
     """Scales, rotates about the middle, mirrors, then cuts out.
 
-    Like `crop_and_scale`, which it equals for the angle 0, but by gathering four pixels for each.
+    For the angle 0 it is equal to `crop_and_scale`, but it gathers four pixels for each pixel.
 
     Args:
       angle: radians, counterclockwise as one looks at the picture.

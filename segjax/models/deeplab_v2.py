@@ -153,6 +153,7 @@ class DeepLabV2ResNet(nn.Module):
     width: int = 64  # channels of the first convolution
     norm: Norm = dataclasses.field(default_factory=lambda: Norm(frozen=True))
     dtype: str = "float32"
+    remat: bool = False  # see resnet.ResNet
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -164,6 +165,7 @@ class DeepLabV2ResNet(nn.Module):
             width=self.width,
             norm=self.norm,
             dtype=self.dtype,
+            remat=self.remat,
             name="backbone",
         )
         aspp = SumASPP(self.num_classes, self.rates, self.dtype, name="aspp")

@@ -89,6 +89,7 @@ class DeepLabV3(nn.Module):
     width: int = 64  # channels of the first convolution
     norm: Norm = dataclasses.field(default_factory=lambda: Norm(decay=0.9997))
     dtype: str = "float32"
+    remat: bool = False  # see resnet.ResNet
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -101,6 +102,7 @@ class DeepLabV3(nn.Module):
             width=self.width,
             norm=self.norm,
             dtype=self.dtype,
+            remat=self.remat,
             name="backbone",
         )
         x = backbone(image, train)["stage4"]  # [B, H/16, W/16, 2048]
@@ -130,6 +132,7 @@ class DeepLabV3Cascade(nn.Module):
     width: int = 64  # channels of the first convolution
     norm: Norm = dataclasses.field(default_factory=lambda: Norm(decay=0.9997))
     dtype: str = "float32"
+    remat: bool = False  # see resnet.ResNet
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -143,6 +146,7 @@ class DeepLabV3Cascade(nn.Module):
             width=self.width,
             norm=self.norm,
             dtype=self.dtype,
+            remat=self.remat,
             name="backbone",
         )
         x = backbone(image, train)[f"stage{4 + self.cascade}"]  # [B, H/16, W/16, 2048]

@@ -77,6 +77,7 @@ class PSPNet(nn.Module):
     width: int = 64  # channels of the first convolution
     norm: Norm = dataclasses.field(default_factory=lambda: Norm(decay=0.95))
     dtype: str = "float32"
+    remat: bool = False  # see resnet.ResNet
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -87,6 +88,7 @@ class PSPNet(nn.Module):
             width=self.width,
             norm=self.norm,
             dtype=self.dtype,
+            remat=self.remat,
             name="backbone",
         )
         ends = backbone(image, train)

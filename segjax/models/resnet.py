@@ -133,14 +133,15 @@ class Stage(nn.Module):
     stride_in: str = "3x3"
     norm: Norm = dataclasses.field(default_factory=Norm)
     dtype: str = "float32"
+    remat: bool = False  # see ResNet
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        # Argument 2 of Bottleneck.__call__ is `train`.
+        block = nn.remat(Bottleneck, static_argnums=2) if self.remat else Bottleneck
         for i, (stride, rate) in enumerate(self.blocks, start=1):
-            block = Bottleneck(
-                self.features, stride, rate, self.stride_in, self.norm, self.dtype, name=f"block{i}"
-            )
-            x = block(x, train)
+            fields = (self.features, stride, rate, self.stride_in, self.norm, self.dtype)
+            x = block(*fields, name=f"block{i}")(x, train)
         return x
 
 
@@ -162,6 +163,7 @@ class ResNet(nn.Module):
     width: int = 64
     norm: Norm = dataclasses.field(default_factory=Norm)
     dtype: str = "float32"
+    remat: bool = False  # the backward pass computes the blocks again instead of keeping their maps
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -178,6 +180,6 @@ class ResNet(nn.Module):
         ends = {"stem": x}
         for i, blocks in enumerate(stages, start=1):
             features = self.width * min(2 ** (i - 1), 8)
-            stage = Stage(features, blocks, self.stride_in, self.norm, self.dtype, name=f"stage{i}")
-            x = ends[f"stage{i}"] = stage(x, train)
+            fields = (features, blocks, self.stride_in, self.norm, self.dtype, self.remat)
+            x = ends[f"stage{i}"] = Stage(*fields, name=f"stage{i}")(x, train)
         return ends

@@ -32,6 +32,7 @@ class TorchvisionDeepLabV3(nn.Module):
     width: int = 64  # channels of the first convolution
     norm: Norm = dataclasses.field(default_factory=Norm)
     dtype: str = "float32"
+    remat: bool = False  # see resnet.ResNet
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
@@ -42,6 +43,7 @@ class TorchvisionDeepLabV3(nn.Module):
             width=self.width,
             norm=self.norm,
             dtype=self.dtype,
+            remat=self.remat,
             name="backbone",
         )
         ends = backbone(image, train)

@@ -84,6 +84,19 @@ def test_any_size(net, size):
         assert logits.shape[0] == 1 and logits.shape[-1] == 4
 
 
+@pytest.mark.parametrize(
+    "net", [net for net in NETS if hasattr(net, "remat")], ids=lambda net: type(net).__name__
+)
+def test_remat_reaches_the_backbone_and_changes_no_variable(net):
+    image = jax.ShapeDtypeStruct((1, 33, 33, 3), jnp.float32)
+    variables = jax.eval_shape(net.init, jax.random.key(0), image)
+    again = net.clone(remat=True)
+    assert jax.eval_shape(again.init, jax.random.key(0), image) == variables
+    program = jax.make_jaxpr(functools.partial(again.apply, mutable=["batch_stats"], train=True))
+    rngs = {"dropout": jax.random.key(0)}
+    assert "remat" in str(program(variables, image, rngs=rngs))
+
+
 @pytest.mark.parametrize("net", ALL, ids=lambda net: type(net).__name__)
 @pytest.mark.parametrize(
     ("shape", "message"),
