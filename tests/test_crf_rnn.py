@@ -1,6 +1,7 @@
-"""A CRF behind a network: trained with it, scored behind it, found by who predicts."""
+"""A CRF after a network: trained with it, scored after it, found by who predicts."""
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -9,13 +10,12 @@ import numpy as np
 import pytest
 
 from segjax import config as config_lib
-from segjax import crf, state, steps
-from segjax import crf_rnn as refinement
+from segjax import crf, crf_rnn, state, steps
 from segjax.evaluate import step
-from segjax.predict import crf_choice
-from segjax.predict import program as inference
+from segjax.predict import crf_choice, program
 from segjax.predict.protocols import Protocol
 from segjax.workdir import own_crfs
+from tests.crf.test_capacity import Programs
 from tests.test_steps import Net
 
 CRF = config_lib.CRF(learn=True, w1=2.0, alpha=10.0, beta=20.0, w2=1.0, gamma=2.0)
@@ -90,7 +90,7 @@ def test_evaluation_has_network_and_crf(trained):
     outputs, _ = state.forward(config.model, variables, given["image"][0], config.input)
     scores = jax.image.resize(outputs["logits"], (4, 16, 20, 3), "bilinear")
     np.testing.assert_array_equal(network[0], scores.argmax(-1))
-    kernels = refinement.kernels(now.params["crf"], config.crf)
+    kernels = crf_rnn.kernels(now.params["crf"], config.crf)
     expected = crf.mean_field(scores[:, :, :14], given["image"][0][:, :, :14], kernels)
     inside = np.asarray(refined)[0, :, :, :14]
     assert (inside == np.asarray(expected).argmax(-1)).mean() > 0.99
@@ -100,14 +100,14 @@ def test_evaluation_has_network_and_crf(trained):
 
     own = own_crfs(config, variables, pathlib.Path("/none"))
     found_kernels = crf_choice.choose(None, Protocol(), config.model, own)
-    labels, _ = inference.segment(
+    labels, _ = program.segment(
         variables,
         jnp.asarray(given["image"][0]),
         jnp.asarray(size[0]),
         config=config,
         protocol=Protocol(),
         kernels=found_kernels,
-        capacity=inference.capacity_of(given["image"][0], size[0], found_kernels),
+        capacity=program.capacity_of(given["image"][0], size[0], found_kernels),
     )
     np.testing.assert_array_equal(np.asarray(labels)[:, :, :14], inside)
 
@@ -117,9 +117,23 @@ def test_learnt_kernels_start_as_the_authors_do():
     rng = np.random.default_rng(0)
     logits = jnp.asarray(rng.normal(size=(12, 16, 3)), jnp.float32)
     image = rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)
-    learnt = refinement.kernels(refinement.init(CRF, 3), CRF)
+    learnt = crf_rnn.kernels(crf_rnn.init(CRF, 3), CRF)
     fixed = crf.deeplab_kernels(CRF.w1, CRF.alpha, CRF.beta, CRF.w2, CRF.gamma)
     assert dataclasses.replace(learnt[0], weight=CRF.w1) == fixed[0]
     # The spatial kernels alone: the weights of the other are made alike.
     found, expected = (crf.mean_field(logits, image, k[1:]) for k in (learnt, fixed))
     np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_a_hundred_pictures_of_many_sizes_share_few_programs():
+    """As eval.py has them: on one canvas, with the size of each."""
+    rng = np.random.default_rng(0)
+    refine = jax.jit(
+        functools.partial(crf_rnn.refine, kernels=crf.PRESETS["deeplab_v1"], config=CRF)
+    )
+    scores = rng.normal(size=(1, 16, 20, 3)).astype(np.float32)
+    with Programs() as programs:
+        for spread in (1, 4, 16, 64, 256) * 20:
+            image = rng.integers(0, spread, (1, 16, 20, 3)).astype(np.uint8)
+            refine(scores, image, rng.integers(4, (16, 20), (1, 2)).astype(np.int32))
+    assert programs.number <= 6

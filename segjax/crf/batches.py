@@ -25,21 +25,19 @@ def with_features(kernels: Sequence[Kernel], values: Sequence[Array]) -> tuple[K
     )
 
 
-def add_batch(kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
-    """Returns the kernels of one image as those of a batch of one."""
-    return with_features(kernels, [values[None] for values in feature_values(kernels)])
-
-
-def each(function: Callable, inputs: tuple, *, together: bool) -> Any:
-    """Applies a function of one image to a batch.
+def each(function: Callable, inputs: tuple, *, batched: bool, together: bool) -> Any:
+    """Applies a function of one image to each of a batch.
 
     On the CPU images follow one another: a batched gather is not a fast one there.
 
     Args:
       function: from a tuple of arrays, or pytrees of arrays, to arrays.
-      inputs: the tuple, with a first axis of images everywhere.
+      inputs: the tuple, with a first axis of images everywhere if `batched`.
+      batched: false for a single image.
       together: compute images at the same time where the device is not a CPU.
     """
+    if not batched:
+        return function(inputs)
     if jax.tree.leaves(inputs)[0].shape[0] == 1:
         outputs = function(jax.tree.map(lambda x: x[0], inputs))
         return jax.tree.map(lambda x: x[None], outputs)

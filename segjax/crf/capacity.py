@@ -58,9 +58,6 @@ def plan(
     checks.kernel_forms(kernels, image.shape[:-1])
     height, width = image.shape[-3:-1]
     checks.keys_fit(kernels, height, width)
-    if image.ndim == 3:
-        image, kernels = image[None], batches.add_batch(kernels)
-        mask = None if mask is None else mask[None]
     needed = int(count(image, mask, tuple(kernels)))
     return bucket(needed, height * width, dimension(kernels, height, width), growth)
 
@@ -93,10 +90,10 @@ def provide(
     *,
     traced: bool,
 ) -> tuple[tuple[int, ...], Sorted | None]:
-    """Decides what the program for images [B, H, W, 3] provides for.
+    """Decides what the program for an image or a batch provides for.
 
     Args:
-      image: 0..255.
+      image: [H, W, 3] or [B, H, W, 3], 0..255.
       mask: as for `mean_field`, and the next two.
       kernels: the kernels.
       capacity: the number that was asked for; None for any number that may be needed.
@@ -105,7 +102,7 @@ def provide(
     Returns:
       The capacities that the program chooses from, and what was sorted to find them.
     """
-    height, width = image.shape[1:3]
+    height, width = image.shape[-3:-1]
     features = dimension(kernels, height, width)
     if features == 0:
         return (0,), None
@@ -114,7 +111,7 @@ def provide(
     if traced:
         return ladder(height * width, features), None
     corners = sort_batch(image, mask, kernels)
-    return (bucket(int(corners[1].max()), height * width, features),), corners
+    return (bucket(int(np.max(corners[1])), height * width, features),), corners
 
 
 def choose(function: Callable[[int], Array], capacities: tuple[int, ...], count: Array) -> Array:
@@ -145,16 +142,17 @@ def sort(image: Array, mask: Array | None, kernels: tuple[Kernel, ...]) -> Sorte
 
 @jax.jit
 def sort_batch(image: Array, mask: Array | None, kernels: tuple[Kernel, ...]) -> Sorted:
-    """Sorts the corners for images [B, H, W, 3]; returns numbers of vertices too, int32 [B]."""
+    """Sorts the corners for an image or a batch; numbers of vertices, int32 [] or [B]."""
 
     def one(inputs: tuple) -> Sorted:
         image, mask, values = inputs
         return sort(image, mask, batches.with_features(kernels, values))
 
-    return batches.each(one, (image, mask, batches.feature_values(kernels)), together=True)
+    inputs = (image, mask, batches.feature_values(kernels))
+    return batches.each(one, inputs, batched=image.ndim == 4, together=True)
 
 
 @jax.jit
 def count(image: Array, mask: Array | None, kernels: tuple[Kernel, ...]) -> Array:
-    """The largest number of vertices of a lattice of images [B, H, W, 3]: int32 []."""
+    """The largest number of vertices of a lattice of an image or of a batch: int32 []."""
     return sort_batch(image, mask, kernels)[1].max()

@@ -75,7 +75,7 @@ def splat(lattice: Lattice, values: Array) -> Array:
 
     first = rows(lattice.row_point[:vertices], lattice.row_weight[:vertices])
     further = rows(lattice.row_point[vertices:], lattice.row_weight[vertices:])
-    return first.at[lattice.row_vertex].add(further, mode="promise_in_bounds")
+    return first.at[lattice.row_vertex].add(further, mode="drop")
 
 
 def _unchanged(x: Array) -> Array:

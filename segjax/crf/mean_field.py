@@ -26,7 +26,7 @@ from jax import Array, lax
 
 from segjax.crf import batches, checks, operators
 from segjax.crf.capacity import Sorted, as_floats, choose, provide, sort
-from segjax.crf.fence import runtime_true
+from segjax.crf.fence import fence, runtime_true
 from segjax.crf.kernels import Kernel
 from segjax.crf.operators import Operator, message_passing
 
@@ -49,10 +49,12 @@ def algorithm_1(
     """
 
     def iteration(log_q: Array, _: None) -> tuple[Array, None]:
-        q = jax.nn.softmax(log_q, -1)
+        q = jax.nn.softmax(log_q, -1)  # normalise
         log_q = logits
         for kernel, penalty in zip(kernels, mu):
-            log_q = log_q - compatibility_transform(penalty, message_passing(kernel, q))
+            message = message_passing(kernel, q)
+            energy = compatibility_transform(penalty, message)
+            log_q = log_q - energy  # local update
         return log_q, None
 
     return lax.scan(iteration, logits, length=num_iterations)[0]
@@ -133,7 +135,7 @@ def mean_field(
         spatial_filter=spatial_filter,
         capacity=capacity,
     )
-    return jax.nn.softmax(refined, -1)
+    return _softmax(refined)
 
 
 def refine_logits(
@@ -171,10 +173,6 @@ def refine_logits(
     traced = any(isinstance(x, jax.core.Tracer) for x in arrays)
     if not traced:
         checks.values(logits, image, mask)
-    batched = logits.ndim == 4
-    if not batched:
-        logits, image, kernels = logits[None], image[None], batches.add_batch(kernels)
-        mask = None if mask is None else mask[None]
     kernels = tuple(kernels)
     capacities, corners = (0,), None  # for no lattice that depends on the image
     if filter == "lattice" and num_iterations > 0:
@@ -183,9 +181,11 @@ def refine_logits(
         logits, image, mask, kernels, corners, **options, capacities=capacities
     )
     if not traced:
-        checks.fits(int(count.max()), capacities[-1], kernels, *image.shape[1:3])
-    return refined if batched else refined[0]
+        checks.fits(int(np.max(count)), capacities[-1], kernels, *image.shape[-3:-1])
+    return refined
 
+
+_softmax = jax.jit(functools.partial(jax.nn.softmax, axis=-1))  # one program, not five
 
 OPTIONS = ("num_iterations", "normalization", "filter", "spatial_filter", "capacities")
 
@@ -204,7 +204,7 @@ def _refine_batch(
     spatial_filter: str,
     capacities: tuple[int, ...],
 ) -> tuple[Array, Array]:
-    """Refines logits [B, H, W, C]; returns the number of vertices of each image too, int32 [B]."""
+    """Refines an image or a batch; returns numbers of vertices too, int32 [] or [B]."""
     image = lax.stop_gradient(image)
     values = lax.stop_gradient(batches.feature_values(kernels))
 
@@ -225,7 +225,7 @@ def _refine_batch(
 
     inputs = (logits.astype(jnp.float32), image, mask, values, corners)
     # A batched switch would compute all capacities.
-    return batches.each(one, inputs, together=len(capacities) == 1)
+    return batches.each(one, inputs, batched=logits.ndim == 4, together=len(capacities) == 1)
 
 
 def _refine_image(
@@ -243,7 +243,7 @@ def _refine_image(
 ) -> tuple[Array, Array]:
     """Refines logits [H, W, C]; returns the largest number of vertices of a lattice, int32 []."""
     alive = runtime_true(logits)
-    logits, unknown = _settle(logits)
+    logits, unknown = fence(_settle, alive, logits)
     if num_iterations == 0:
         return jnp.where(unknown, np.float32(np.nan), logits), jnp.int32(0)
     classes = logits.shape[-1]
@@ -255,20 +255,20 @@ def _refine_image(
     if filter == "lattice":
         corners, count = sorted_corners or sort(image, mask, kernels)
 
+    create = functools.partial(
+        operators.create,
+        kernels,
+        image,
+        as_floats(mask),
+        corners,
+        alive,
+        normalization=normalization,
+        filter=filter,
+        spatial_filter=spatial_filter,
+    )
+
     def run(capacity: int) -> Array:
-        create = functools.partial(operators.create, kernels, image, as_floats(mask), corners)
-        return algorithm_1(
-            rows,
-            create(
-                alive,
-                normalization=normalization,
-                filter=filter,
-                spatial_filter=spatial_filter,
-                capacity=capacity,
-            ),
-            mu,
-            num_iterations,
-        )
+        return algorithm_1(rows, create(capacity=capacity), mu, num_iterations)
 
     refined = choose(run, capacities, count)
     refined = refined[:, :classes].reshape(logits.shape)

@@ -121,7 +121,8 @@ def _norms(sums: Array, normalization: str, inside: Array | None = None) -> tupl
     Pixels that do not exist, 0 in `inside`, neither send nor receive.
     """
     if inside is not None:
-        before, after = _norms(sums, normalization)
+        # Not a product: far from the image, rounding may bring a sum below 0 and its root to NaN.
+        before, after = _norms(jnp.where(inside > 0, sums, np.float32(1)), normalization)
         return (before * inside,) * 2 if before is after else (before * inside, after * inside)
     ones = jnp.ones_like(sums)
     tiny = np.float32(1e-20)
@@ -159,12 +160,13 @@ def _planar_tables(
 ) -> tuple[lattice.Lattice, lattice.Lattice]:
     """The scaled tables of a spatial kernel, and of its transpose, as numpy arrays."""
     tables, sums = spatial.planar(height, width, sigma)
-    with jax.ensure_compile_time_eval():
-        operator = lattice_operator(tables, jnp.asarray(sums), normalization, jnp.asarray(True))
-    forward, backward = operator.tables
-    same = backward is forward
-    forward = jax.tree.map(np.asarray, forward)
-    return forward, forward if same else jax.tree.map(np.asarray, backward)
+
+    def scaled(*arrays: Any) -> tuple[lattice.Lattice, lattice.Lattice | None]:
+        forward, backward = lattice_operator(*arrays, normalization, np.asarray(True)).tables
+        return forward, None if backward is forward else backward
+
+    forward, backward = spatial.run_now(scaled, tables, sums)
+    return forward, forward if backward is None else backward
 
 
 def planar_operator(

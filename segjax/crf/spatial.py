@@ -7,6 +7,8 @@ columns with the Gaussian itself.
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,17 @@ from segjax.crf.fence import fence
 from segjax.crf.kernels import positions
 
 
+def run_now(function: Callable, *arrays: Any) -> Any:
+    """Runs a function of numpy arrays as one program, also while another function is traced.
+
+    The program is not kept: it holds as much memory as the tables that it makes.
+
+    Returns:
+      What the function returns, with numpy arrays.
+    """
+    return jax.device_get(jax.jit(function).lower(*arrays).compile()(*arrays))
+
+
 @functools.lru_cache(maxsize=16)
 def planar(height: int, width: int, sigma: float) -> tuple[lattice.Lattice, np.ndarray]:
     """The lattice of all pixels of an image, and the sums of the kernel, as numpy arrays.
@@ -26,24 +39,23 @@ def planar(height: int, width: int, sigma: float) -> tuple[lattice.Lattice, np.n
       The lattice, of the capacity that it needs, and float32 [H W].
     """
     extent = ((width - 1) / sigma, (height - 1) / sigma)
-    # The programs hold as much memory as the tables; of functions made here they are not kept.
-    sort = jax.jit(lambda *points: vertices.sort_corners(points, extent))
-    build = jax.jit(
-        lambda c, capacity: vertices.build(c, extent, capacity=capacity), static_argnums=1
+    corners = run_now(
+        lambda *points: vertices.sort_corners(points, extent), *positions(height, width, sigma)
     )
-    sum_up = jax.jit(lambda tables, alive: lattice.kernel_sums(tables, alive))
-    with jax.ensure_compile_time_eval():
-        corners = sort(*positions(height, width, sigma))
-        tables = build(corners, int(corners.count))
-        sums = sum_up(tables, jnp.asarray(True))
-    tables = jax.tree.map(np.asarray, tables)
+    capacity = int(corners.count)
+
+    def build(corners: vertices.Corners, alive: Array) -> tuple[lattice.Lattice, Array]:
+        tables = vertices.build(corners, extent, capacity=capacity)
+        return tables, lattice.kernel_sums(tables, alive)
+
+    tables, sums = run_now(build, corners, np.asarray(True))
     # Rows without members are the last ones.
-    keep = len(tables.row_point) - np.count_nonzero(tables.row_vertex == 0)
+    keep = len(tables.row_point) - np.count_nonzero(tables.row_vertex > capacity)
     return tables._replace(
         row_point=tables.row_point[:keep],
         row_weight=tables.row_weight[:keep],
-        row_vertex=tables.row_vertex[tables.row_vertex > 0],
-    ), np.asarray(sums)
+        row_vertex=tables.row_vertex[tables.row_vertex <= capacity],
+    ), sums
 
 
 def _convolve(values: Array, axis: int, step: int, sigma: float, alive: Array) -> Array:

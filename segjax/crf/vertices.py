@@ -17,20 +17,23 @@ from segjax.crf.fence import fence, runtime_true
 from segjax.crf.lattice import Lattice
 
 
-def _sort_with_index(keys: list[Array]) -> list[tuple[Array, Array]]:
+def _sort_with_index(keys: list[Array], alive: Array) -> list[tuple[Array, Array]]:
     """Sorts each int32 [N] key array; returns the sorted keys and where they came from.
 
     Key and index are sorted as one 64-bit integer, several times faster than a sort by key. The
-    CPU runs each sort on one thread and spreads them badly over threads when all become ready one
-    after the other; tied into two chains they run on two threads.
+    CPU runs each sort on one thread and spreads them badly over threads when they become ready one
+    after the other; made ready together and tied into two chains, they run on two threads.
     """
     n = keys[0].shape[0]
     bits = max(1, math.ceil(math.log2(n)))
+
+    def pack(*keys: Array) -> tuple[Array, ...]:
+        index = lax.iota(jnp.int64, n)
+        return tuple((key.astype(jnp.int64) << bits) | index for key in keys)
+
     pairs, last = [], None
     with jax.enable_x64(True):
-        index = lax.iota(jnp.int64, n)
-        for i, key in enumerate(keys):
-            pair = (key.astype(jnp.int64) << bits) | index
+        for i, pair in enumerate(fence(pack, alive, *keys)):
             if i % -(-len(keys) // 2):
                 pair = pair + jnp.minimum(last, jnp.int64(0))  # adds zero
             pair = lax.sort(pair, is_stable=False)
@@ -50,7 +53,16 @@ def _cumsum(x: Array) -> Array:
 
 
 def _find(keys: Array, start: Array, end: Array, query: Array, longest: int) -> Array:
-    """Positions of queries in the ascending stretches [start, end) of keys; 0 where absent."""
+    """Positions of queries in the ascending stretches [start, end) of keys; 0 where absent.
+
+    Args:
+      keys: int32 [V].
+      start: int32 [V], and the next: the stretch to search for each query of a column.
+      end: int32 [V].
+      query: int32 [Q, V].
+      longest: number of keys in a stretch at most.
+    """
+    start, end = (jnp.broadcast_to(bound[None], query.shape) for bound in (start, end))
     steps = math.ceil(math.log2(min(longest, keys.shape[0]) + 1))
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -103,14 +115,14 @@ def sort_corners(features: tuple[Array, ...], extent: tuple[float, ...]) -> Corn
         simplex.key_of(simplex.corner_coordinates(corner, ranks, np.int32(r)), np.int32(r), extent)
         for r in range(size)
     ]
-    ordered = _sort_with_index(keys)
+    ordered = _sort_with_index(keys, alive)
 
     def join(*arrays: Array) -> tuple[Array, Array]:
         return jnp.concatenate(arrays[:size]), jnp.concatenate(arrays[size:])
 
     key, point = fence(join, alive, *(k for k, _ in ordered), *(p for _, p in ordered))
-    first_of_class = jnp.arange(n * size, dtype=jnp.int32) % n == 0
-    new = first_of_class | (key != jnp.roll(key, 1))
+    first_of_class = lax.broadcasted_iota(jnp.int32, (size, n), 1) == 0
+    new = first_of_class.reshape(-1) | (key != jnp.roll(key, 1))
     vertex = fence(lambda x: _cumsum(x.astype(jnp.int32)), alive, new)
     count = jnp.where(fits, vertex[-1], n * size + 1)
     return Corners(elevated, words, key, point, new, vertex, count)
@@ -135,7 +147,8 @@ def build(corners: Corners, extent: tuple[float, ...], *, capacity: int) -> Latt
 
     # Entry p of the sorted list is corner p // N of point `point[p]`.
     entry = jnp.arange(points, dtype=jnp.int32)
-    place = (entry // n) * n + corners.point
+    remainder = lax.broadcasted_iota(jnp.int32, (size, n), 0)
+    place = (remainder * n).reshape(-1) + corners.point
     corner = jnp.zeros(points, jnp.int32)
     corner = corner.at[place].set(
         jnp.minimum(corners.vertex, capacity), unique_indices=True, mode="promise_in_bounds"
@@ -172,7 +185,8 @@ def _rows(
 ) -> tuple[Array, Array, Array]:
     """Splits the members of each vertex into rows: first entry, members and vertex of each row.
 
-    The first row of every vertex comes first, in order; the vertex is returned for the others only.
+    The first row of every vertex comes first, in order. The vertex is returned for the others only;
+    it is one that does not exist for rows without members.
     """
     vertex = jnp.arange(start.shape[0], dtype=jnp.int32)
     more = jnp.maximum((members + length - 1) // length - 1, 0)
@@ -188,7 +202,7 @@ def _rows(
         return jnp.concatenate([a, b]), jnp.concatenate([jnp.minimum(c, length), d])
 
     rows = fence(join, alive, start, further_start, members, further_members)
-    return (*rows, jnp.where(used, owner, 0))
+    return (*rows, jnp.where(used, owner, start.shape[0]))
 
 
 def _neighbours(
@@ -228,16 +242,20 @@ def _neighbours(
     bound = jnp.stack([jnp.sum(live & (classes < r), dtype=jnp.int32) + 1 for r in range(size + 1)])
     key, low, high = fence(lambda *x: x, alive, key, bound[below], bound[below + 1])
 
-    tables = []
+    queries = []
     for j in range(size):
 
         def shifted(remainder: Array, *coordinates: Array, j: int = j) -> Array:
             moved = [c + int(i == j) for i, c in enumerate(coordinates, 1)]
             return simplex.key_of(moved, remainder, extent)
 
-        query = fence(shifted, alive, below, *moved)
-        found = _find(key, low, high, query, n)
-        before = jnp.where(live, found, 0)
+        queries.append(fence(shifted, alive, below, *moved))
+
+    # One search for all directions: its steps are short, and each costs something to start.
+    query = fence(lambda *q: jnp.stack(q), alive, *queries)
+    found = jnp.where(live[None], _find(key, low, high, query, n), 0)
+    tables = []
+    for before in found:
         after = jnp.zeros_like(before).at[before].set(position, mode="promise_in_bounds")
         tables.append((before, after.at[0].set(0)))
     return tuple(tables)

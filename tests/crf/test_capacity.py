@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from segjax import crf
-from segjax.crf import batches, capacity
+from segjax.crf import capacity
 from tests.crf import reference
 
 LOGITS, IMAGE = reference.random_problem(16, 20, 5)
@@ -15,8 +15,58 @@ LOGITS, IMAGE = reference.random_problem(16, 20, 5)
 
 def vertices(image, kernels, mask=None) -> int:
     """The largest number of vertices of a lattice, as the program itself counts."""
-    masks = None if mask is None else mask[None]
-    return int(capacity.count(image[None], masks, batches.add_batch(kernels)))
+    return int(capacity.count(image, mask, kernels))
+
+
+class Programs:
+    """Counts what is compiled inside a `with` block."""
+
+    def __enter__(self):
+        self.number, self.counting = 0, True
+        jax.monitoring.register_event_duration_secs_listener(self.listen)
+        return self
+
+    def listen(self, event, duration, **_):
+        self.number += self.counting and event == "/jax/core/compile/backend_compile_duration"
+
+    def __exit__(self, *_):
+        self.counting = False
+
+
+class TestManySizes:
+    """A data set of pictures of many sizes and textures, each padded to one size."""
+
+    canvas = (20, 28)
+    kernels = (crf.Bilateral(8.0, 5.0, 4.0), crf.Spatial(1.5, 3.0))
+    logits = np.random.default_rng(0).normal(size=(*canvas, 3)).astype(np.float32)
+
+    def pictures(self):
+        rng = np.random.default_rng(1)
+        for spread in (1, 2, 4, 8, 16, 32, 64, 128, 256) * 5:
+            image, mask = np.full((*self.canvas, 3), 128, np.uint8), np.zeros(self.canvas, bool)
+            size = rng.integers(8, self.canvas)
+            mask[: size[0], : size[1]] = True
+            image[mask] = rng.integers(0, spread, (mask.sum(), 3))
+            yield image, mask
+
+    def test_a_compiled_program_serves_all(self):
+        infer = jax.jit(functools.partial(crf.mean_field, kernels=self.kernels, num_iterations=1))
+        with Programs() as programs:
+            found = [infer(self.logits, image, mask=mask) for image, mask in self.pictures()]
+        assert programs.number <= 3  # two of them for the tables of the spatial kernel
+        assert len(found) == 45
+        assert all(np.isfinite(q).all() for q in found)
+
+    def test_planned_capacities_are_few(self):
+        capacities = set()
+        with Programs() as programs:
+            for image, mask in self.pictures():
+                planned = crf.plan(image, self.kernels, mask=mask, growth=2)
+                options = {"mask": mask, "capacity": planned, "num_iterations": 1}
+                crf.mean_field(self.logits, image, self.kernels, **options)
+                capacities.add(planned)
+        assert 3 < len(capacities) <= 7
+        assert programs.number <= 5 + len(capacities)  # checks, counts, two tables, the softmax
 
 
 class TestCapacity:
