@@ -141,6 +141,13 @@ class Eval:
 
 
 @dataclasses.dataclass
+class Compile:
+    """How XLA compiles programs that hold the network."""
+
+    libraries: bool = True  # on a CPU, choose XLA's libraries by segjax.compiling; False: XLA does
+
+
+@dataclasses.dataclass
 class Config:
     """One run."""
 
@@ -153,6 +160,7 @@ class Config:
     optim: Optim = dataclasses.field(default_factory=Optim)
     train: Train = dataclasses.field(default_factory=Train)
     eval: Eval = dataclasses.field(default_factory=Eval)
+    compile: Compile = dataclasses.field(default_factory=Compile)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

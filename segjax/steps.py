@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from segjax import augment, crf_rnn, losses
+from segjax import augment, compiling, crf_rnn, losses
 from segjax import state as state_lib
 from segjax.config import Config
 from segjax.state import TrainState
@@ -108,14 +108,19 @@ def parallel(
       **static: what else is bound by name and does not change during a run.
     """
     config = dataclasses.replace(config, model=state_lib.with_norm(config.model, axis_name=AXIS))
-    return jax.pmap(
+    donated = 0 if donate else ()
+    mapped = jax.pmap(
         functools.partial(step, config=config, **static),
         axis_name=AXIS,
         in_axes=in_axes,
         out_axes=out_axes,
-        donate_argnums=0 if donate else (),
+        donate_argnums=donated,
         devices=devices,
     )
+    # pmap takes no options of the compiler. Inside jit it would not know arrays of other processes.
+    if not (config.compile.libraries and compiling.options()) or jax.process_count() > 1:
+        return mapped
+    return compiling.jit(mapped, donate_argnums=donated)
 
 
 def replicated(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:

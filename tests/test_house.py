@@ -26,6 +26,7 @@ RULES: dict[str, set[str]] = {
     "segjax/crf": {*SCIENCE, "segjax.crf"},
     "segjax/models": {"jax", "flax", "segjax.models", "segjax.ops"},
     "segjax/config.py": set(),
+    "segjax/compiling.py": {"jax"},
     "segjax/files.py": set(),
     "segjax/augment.py": {"jax", "segjax.config", "segjax.ops"},
     "segjax/losses.py": {"jax", "chex", "segjax.ops"},
@@ -35,8 +36,8 @@ RULES: dict[str, set[str]] = {
     "segjax/state.py": {"jax", "flax", "optax", "segjax.config", "segjax.crf_rnn", "segjax.optim"},
     "segjax/steps.py": {
         *{*SCIENCE, "optax"},
-        *{"segjax.augment", "segjax.config", "segjax.crf_rnn", "segjax.losses"},
-        "segjax.state",
+        *{"segjax.augment", "segjax.compiling", "segjax.config", "segjax.crf_rnn"},
+        *{"segjax.losses", "segjax.state"},
     },
     "segjax/log.py": {
         *{*SCIENCE, "importlib.metadata", "rich", "tensorboardX"},
@@ -67,7 +68,7 @@ RULES: dict[str, set[str]] = {
     "segjax/pretrained/files.py": {"pickle", "safetensors", "segjax.files", "torch"},
     "segjax/predict": {
         *{*SCIENCE, "PIL", "safetensors"},
-        *{"segjax.config", "segjax.crf", "segjax.crf_rnn"},
+        *{"segjax.compiling", "segjax.config", "segjax.crf", "segjax.crf_rnn"},
         *{
             "segjax.data.builders.cityscapes",
             "segjax.data.labels.Colour",

@@ -103,6 +103,20 @@ def test_a_replicated_state_is_compiled_for_once(caplog):
             caplog.clear()
 
 
+def test_the_choice_of_libraries_changes_rounding_alone_and_gives_memory_back():
+    config, off = settings(), settings()
+    off.compile.libraries = False
+    (now, losses), (other, same) = run(config, 4, 3), run(off, 4, 3)
+    np.testing.assert_allclose(losses, same, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(now.params), jax.tree.leaves(other.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+        assert a.sharding == b.sharding
+    _, tx = start(config)
+    step = steps.parallel(steps.train_step, config=config, tx=tx, donate=True)
+    step(now, batch(4), jax.random.key(7))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(now.params))
+
+
 def test_training_lowers_the_loss_and_replays_exactly():
     config = settings()
     now, losses = run(config, 4, 30)

@@ -15,6 +15,10 @@ ids [B, H, W]. Who loads it needs jax and numpy and flatbuffers, not this packag
     image = np.zeros((1, 360, 480, 3), np.uint8)  # any batch, height and width; RGB
     label = np.asarray(program(image)["labels"])  # uint8 [1, 360, 480]
 
+The file holds no options of the compiler. On a CPU the program is faster with those of
+`segjax.compiling.options()`, as `jax.jit(..., compiler_options=options)`. They depend on the JAX
+that runs it, so print them where it runs.
+
 `model.json` beside it names the classes and their colours.
 """
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import models, state
+from segjax import compiling, models, state
 from segjax.config import Config
 from segjax.models import segnet
 from segjax.predict import crf_choice, program, protocols, tiles
@@ -104,13 +104,20 @@ class Segmenter:
         self.crfs = dict(crfs or {})
         self.fill = np.rint(np.clip(config.input.mean, 0, 255)).astype(np.uint8)
         static = ("protocol", "probs", "capacity")
-        self._segment = jax.jit(
-            functools.partial(program.segment, config=config), static_argnames=static
+        libraries = config.compile.libraries
+        self._segment = compiling.jit(
+            functools.partial(program.segment, config=config),
+            libraries=libraries,
+            static_argnames=static,
         )
-        self._tile = jax.jit(
+        self._tile = compiling.jit(
             functools.partial(program.segment_tile, config=config),
+            libraries=libraries,
             static_argnames=static,
             donate_argnames="carry",
+        )
+        self._monte_carlo = compiling.jit(
+            segnet.monte_carlo, libraries=libraries, static_argnums=0, static_argnames="samples"
         )
 
     def __repr__(self) -> str:
@@ -250,7 +257,7 @@ class Segmenter:
             )
         batch, _ = self._on_canvas([array], canvas, 1)
         normal = state.normalize(jnp.asarray(batch), self.config.input)
-        mean, variance = segnet.monte_carlo(
+        mean, variance = self._monte_carlo(
             model, self.variables, normal, jax.random.key(seed), samples=samples
         )
         crop = np.s_[0, : size[0], : size[1]]
