@@ -10,6 +10,7 @@ An option that this JAX does not know is left out, and so is one that XLA_FLAGS 
 
 import functools
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,19 @@ def options() -> Options:
         return with_onednn
     without = _free({YNNPACK: SUMS_AND_PRODUCTS})
     return without if _compiled(without) else {}
+
+
+@functools.cache
+def needs_products() -> bool:
+    """Returns whether a bfloat16 convolution is fast as matrix products with float32 results alone.
+
+    That is so if the processor has matrix units (AMX) and XLA has no library that uses them for a
+    convolution.
+    """
+    if jax.default_backend() != "cpu" or ONEDNN in options():
+        return False
+    processor = pathlib.Path("/proc/cpuinfo")
+    return processor.exists() and "amx_bf16" in processor.read_text()
 
 
 def jit(function: Callable[..., Any], *, libraries: bool = True, **how: Any) -> Any:

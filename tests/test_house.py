@@ -24,7 +24,7 @@ SCIENCE = {"jax", "numpy"}
 RULES: dict[str, set[str]] = {
     "segjax/ops": {*SCIENCE, "segjax.ops"},
     "segjax/crf": {*SCIENCE, "segjax.crf"},
-    "segjax/models": {"jax", "flax", "segjax.models", "segjax.ops"},
+    "segjax/models": {"jax", "flax", "segjax.compiling", "segjax.models", "segjax.ops"},
     "segjax/config.py": set(),
     "segjax/compiling.py": {"jax"},
     "segjax/files.py": set(),

@@ -2,13 +2,16 @@
 
 import functools
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from segjax import compiling
 
 
 def conv_same(x: jax.Array, kernel: jax.Array, *, rate: int) -> jax.Array:
@@ -66,32 +69,89 @@ def conv_by_taps(x: jax.Array, kernel: jax.Array, *, rate: int) -> jax.Array:
 
     A tap meets only the pixels that are less than its offset from the border: where the rate is
     large beside the map, most of what the other forms multiply is padding.
+
+    The sums are float32. Below float32, so are those of the gradients, which are products of
+    numbers of the type of `x`; such a convolution has no forward-mode derivative.
     """
-    batch, height, width, channels = x.shape
-    pads = [rate * (k - 1) // 2 for k in kernel.shape[:2]]
+    if x.dtype == jnp.float32:
+        return _sum_of_taps(x, kernel, rate)
+    return _low_precision_taps(x, kernel, rate)
+
+
+def _sum_of_taps(x: jax.Array, kernel: jax.Array, rate: int) -> jax.Array:
     y = jnp.zeros((*x.shape[:3], kernel.shape[-1]), jnp.float32)
-    for i, j in itertools.product(*map(range, kernel.shape[:2])):
-        down, right = i * rate - pads[0], j * rate - pads[1]  # from a pixel to what the tap meets
-        rows, columns = height - abs(down), width - abs(right)
-        if rows <= 0 or columns <= 0:
-            continue
-        top, left = max(down, 0), max(right, 0)
-        met = x[:, top : top + rows, left : left + columns].reshape(-1, channels)
-        part = jnp.matmul(met, kernel[i, j], preferred_element_type=jnp.float32)
-        part = part.reshape(batch, rows, columns, -1)
-        top, left = max(-down, 0), max(-right, 0)
-        around = ((top, height - rows - top), (left, width - columns - left))
-        y = y + jnp.pad(part, ((0, 0), *around, (0, 0)))
+    for i, j, output, met in _taps(x.shape, kernel.shape, rate):
+        pixels = x[met]
+        part = jnp.matmul(
+            pixels.reshape(-1, x.shape[-1]), kernel[i, j], preferred_element_type=jnp.float32
+        )
+        around = [(s.start, n - s.stop) for s, n in zip(output[1:], x.shape[1:3], strict=True)]
+        y = y + jnp.pad(part.reshape(*pixels.shape[:3], -1), ((0, 0), *around, (0, 0)))
     return y.astype(x.dtype)
+
+
+def _taps(image: tuple[int, ...], kernel: tuple[int, ...], rate: int) -> Iterator[tuple[Any, ...]]:
+    """Yields i and j of each tap, the output pixels it adds to, and the input pixels it meets."""
+    for i, j in itertools.product(*map(range, kernel[:2])):
+        offsets = [rate * n - rate * (k - 1) // 2 for n, k in zip((i, j), kernel[:2], strict=True)]
+        if all(abs(d) < n for d, n in zip(offsets, image[1:3], strict=True)):
+            pairs = list(zip(offsets, image[1:3], strict=True))
+            output = [slice(max(-d, 0), n - max(d, 0)) for d, n in pairs]
+            met = [slice(max(d, 0), n - max(-d, 0)) for d, n in pairs]
+            yield i, j, (slice(None), *output), (slice(None), *met)
+
+
+# Flax and JAX would multiply the float32 gradient of the sums, slowly, instead of rounding it.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _low_precision_taps(x: jax.Array, kernel: jax.Array, rate: int) -> jax.Array:
+    return _sum_of_taps(x, kernel, rate)
+
+
+def _forward(x: jax.Array, kernel: jax.Array, rate: int) -> tuple[jax.Array, Any]:
+    return _sum_of_taps(x, kernel, rate), (x, kernel)
+
+
+def _backward(rate: int, saved: Any, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    kernel_grad = jnp.zeros(kernel.shape, jnp.float32)
+    for i, j, output, met in _taps(x.shape, kernel.shape, rate):
+        product = jnp.tensordot(
+            x[met], grad[output], ((0, 1, 2),) * 2, preferred_element_type=jnp.float32
+        )
+        kernel_grad = kernel_grad.at[i, j].set(product)
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    return _low_precision_taps(grad, turned, rate), kernel_grad.astype(kernel.dtype)
+
+
+_low_precision_taps.defvjp(_forward, _backward)
 
 
 def conv_fastest(x: jax.Array, kernel: jax.Array, *, rate: int) -> jax.Array:
     """Computes `conv_same` in the form measured to be the fastest, see AtrousConv."""
     known = all(isinstance(n, int) for n in x.shape)  # jax.export leaves some open
-    if not known or rate < 12 or kernel.shape[-1] < 128:
+    if not known or kernel.shape[-1] < 128:
+        return conv_same(x, kernel, rate=rate)
+    if _share(x.shape, kernel.shape, rate) > _largest_share(x.dtype):
         return conv_same(x, kernel, rate=rate)
     by_taps, native = (functools.partial(f, rate=rate) for f in (conv_by_taps, conv_same))
     return lax.platform_dependent(x, kernel, cpu=by_taps, default=native)
+
+
+def _share(image: tuple[int, ...], kernel: tuple[int, ...], rate: int) -> float:
+    """Returns the share of a convolution's products that meet pixels, not padding."""
+    met = sum(
+        math.prod(s.stop - s.start for s in met[1:]) for *_, met in _taps(image, kernel, rate)
+    )
+    return met / math.prod(image[1:3] + kernel[:2])
+
+
+def _largest_share(dtype: Any) -> float:
+    """Returns the share of products that meet pixels up to which a CPU is fastest by taps."""
+    if dtype == jnp.float32:
+        return 0.5
+    if compiling.needs_products():
+        return 1.0
+    return 0.8
 
 
 FORMS = {

@@ -7,7 +7,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from segjax import ops
 from segjax.models.atrous import AtrousConv
@@ -72,28 +71,10 @@ def conv(
     The output is as large as the input divided by the stride, rounded up.
     """
     shared = {"use_bias": use_bias, "dtype": dtype, "kernel_init": kernel_init, "name": name}
-    if rate > 1 and stride == 1:
+    if stride == 1:
         return AtrousConv(features, (size, size), rate, **shared)
-    return nn.Conv(
-        features,
-        (size, size),
-        stride,
-        padding=rate * (size - 1) // 2,
-        kernel_dilation=rate,
-        conv_general_dilated=convolve,
-        **shared,
-    )
-
-
-def convolve(
-    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
-) -> jax.Array:
-    """Computes `lax.conv_general_dilated` for `conv`: the one place that chooses how."""
-    if kernel.shape[:2] == strides == (1, 1):
-        # The same as a matrix product: on a busy two-core CPU XLA was mostly faster at that.
-        y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
-        return y.reshape(*x.shape[:-1], -1)
-    return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    pad = rate * (size - 1) // 2
+    return nn.Conv(features, (size, size), stride, pad, kernel_dilation=rate, **shared)
 
 
 class FCNHead(nn.Module):

@@ -69,16 +69,16 @@ def test_the_forms_differ_by_rounding_only():
         np.testing.assert_allclose(form(x, kernel, rate=2), native, rtol=1e-5, atol=1e-4)
 
 
-def test_the_fastest_form_on_cpu_is_by_taps_at_large_rates_only():
-    x = jax.ShapeDtypeStruct((1, 33, 33, 16), jnp.float32)
-
-    def convolutions(rate: int, features: int) -> int:
-        kernel = jax.ShapeDtypeStruct((3, 3, 16, features), jnp.float32)
+def test_the_fastest_form_on_cpu_is_by_taps_where_most_taps_meet_padding():
+    def convolutions(rate: int, features: int, dtype: str = "float32") -> int:
+        x, kernel = (
+            jax.ShapeDtypeStruct(shape, dtype) for shape in ((1, 33, 33, 16), (3, 3, 16, features))
+        )
         fastest = jax.jit(functools.partial(atrous.conv_fastest, rate=rate))
         return fastest.lower(x, kernel).as_text().count("stablehlo.convolution")
 
-    assert convolutions(12, 128) == 0
-    assert convolutions(6, 128) == convolutions(12, 64) == 1
+    assert convolutions(18, 128) == convolutions(12, 128, "bfloat16") == 0
+    assert convolutions(12, 128) == convolutions(18, 64) == convolutions(2, 128, "bfloat16") == 1
 
 
 def test_the_fastest_form_is_exported_for_other_devices_and_any_size():
@@ -103,6 +103,51 @@ def test_gradients_of_the_forms_agree():
     for form in ("batch", "taps"):
         for expected, found in zip(gradients("native"), gradients(form), strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [1, 5])
+def test_gradients_by_taps_in_bfloat16_are_exact_but_for_rounding(rate):
+    """Whole numbers: float32 sums are exact, and the one rounding is that of the result."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.integers(-3, 4, shape), jnp.float32)
+    x, kernel, grad = draw(2, 11, 8, 3), draw(3, 3, 3, 4), draw(2, 11, 8, 4)
+
+    def gradients(form, x, kernel, grad):
+        return jax.vjp(functools.partial(form, rate=rate), x, kernel)[1](grad)
+
+    exact = jax.jit(functools.partial(gradients, atrous.conv_same))(x, kernel, grad)
+    low = [a.astype(jnp.bfloat16) for a in (x, kernel, grad)]
+    taps = jax.jit(functools.partial(gradients, atrous.conv_by_taps))(*low)
+    for expected, found in zip(exact, taps, strict=True):
+        assert found.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(found, expected.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("form", ["native", "taps"])
+def test_gradients_are_those_of_small_steps(form):
+    keys = jax.random.split(jax.random.key(0), 4)
+    x, x_step = (jax.random.normal(key, (1, 7, 6, 2)) for key in keys[:2])
+    kernel, kernel_step = (jax.random.normal(key, (3, 3, 2, 3)) for key in keys[2:])
+    conv = functools.partial(atrous.FORMS[form], rate=4)
+    loss = jax.jit(lambda x, kernel: jnp.sin(conv(x, kernel)).sum())
+    x_grad, kernel_grad = jax.jit(jax.grad(loss, (0, 1)))(x, kernel)
+    slope = (x_grad * x_step).sum() + (kernel_grad * kernel_step).sum()
+    around = [loss(x + h * x_step, kernel + h * kernel_step) for h in (1e-3, -1e-3)]
+    np.testing.assert_allclose(slope, (around[0] - around[1]) / 2e-3, rtol=1e-2)
+
+
+def test_a_processor_with_matrix_units_and_no_library_multiplies_in_bfloat16(monkeypatch):
+    def products(dtype: str) -> str:
+        x, kernel = (jax.ShapeDtypeStruct(s, dtype) for s in ((1, 33, 33, 16), (3, 3, 16, 128)))
+        conv = lambda x, kernel: atrous.conv_fastest(x, kernel, rate=1)
+        return jax.jit(conv).lower(x, kernel).as_text()
+
+    assert "stablehlo.convolution" in products("bfloat16")
+    monkeypatch.setattr(atrous.compiling, "needs_products", lambda: True)
+    assert "stablehlo.convolution" in products("float32")
+    text = products("bfloat16")
+    assert "stablehlo.convolution" not in text
+    assert text.count("(tensor<1089x16xbf16>, tensor<16x128xbf16>) -> tensor<1089x128xf32>") == 1
 
 
 def test_bias_vmap_and_dtype():
