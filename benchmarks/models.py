@@ -1,4 +1,4 @@
-"""Speed, memory and compile time of every network, beside torchvision's with the same weights.
+"""Speed, memory and compile time of every network and its convolutions, next to torch's.
 
     python benchmarks/models.py [--small] [--only NAMES] [--budget SECONDS] [--json FILE]
 
@@ -8,15 +8,21 @@ XLA before optimisation, two per multiply-add. Memory is the peak of the compile
 arguments, results and temporaries. The share of the peak is FLOP per second over that of a large
 matrix product on the same device, in the same type on a GPU, of float32 on a CPU.
 
+Programs are compiled with the options of segjax.compiling, and for `--plain` without them too.
+
 torchvision's deeplabv3_resnet50 and 101 (where torch and torchvision are installed) run in turns
 with ours, on the same weights and images, after the outputs were found equal: eager with
-channels_last, and compiled; in bfloat16 by autocast, on a GPU. Everything first runs twice: what
-that took longer than two later runs is given as torch.compile's time.
+channels_last, and compiled; in bfloat16 by autocast. Everything first runs twice: what that took
+longer than two later runs is given as torch.compile's time.
+
+"layers" are the convolutions of the networks one by one: as XLA compiles them by itself, in each
+of our forms with our options, and torch's. "growth" runs a small network at several numbers of
+pixels, images and classes, and fits `seconds = a * number**exponent`.
 
 On a GPU eight programs are compiled at a time, all before the first one runs, so compile times are
-not those of one alone. What the budget does not allow is left out and said. Measurements are added
-to those of the same device in the file of an earlier run, so that a slow machine can go in pieces,
-by --only, --dtypes and --modes.
+not those of one alone. The budget ends the list early, and the table says where. Measurements are
+added to those of an earlier run in the file, so that a slow machine can go in pieces, by --only,
+--dtypes and --modes, and one file can hold several releases of JAX on one processor.
 
 On a CPU much of the time goes into fresh memory, page by page; large pages are measured apart:
 `GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/models.py`.
@@ -49,10 +55,11 @@ import numpy as np
 import rich.console
 import rich.table
 
-from segjax import losses, models, pretrained
+from segjax import compiling, losses, models, pretrained
 from segjax.models import atrous
 
 GPU = jax.default_backend() != "cpu"
+COLUMNS = ("network", "mode", "by", "dtype", "jax")
 CONSOLE = rich.console.Console(width=150)
 
 
@@ -91,18 +98,29 @@ CASES = {
     "pspnet_resnet50": Case(models.PSPNet(150, depth=50), (473, 473), AUX),
     "pspnet_resnet101": Case(models.PSPNet(19), (713, 713), AUX),
 }
-ATROUS = [  # height and width, input and output channels, rate of a 3x3 convolution
-    (41, 512, 512, 2),  # DeepLab v1, conv5
-    (41, 512, 1024, 12),  # DeepLab v1, fc6
-    (60, 512, 512, 4),  # PSPNet, stage 4
-    (33, 2048, 256, 6),  # DeepLab v3, ASPP at output stride 16
-    (33, 2048, 256, 12),
-    (33, 2048, 256, 18),
-    (65, 2048, 256, 12),  # and at 8
-    (65, 2048, 256, 36),
-]
+LAYERS = {  # size and rate of the kernel, stride, input and output channels, height, width
+    "ResNet 1x1": (1, 1, 1, 1024, 256, 65, 65),
+    "ResNet 1x1, widening": (1, 1, 1, 512, 2048, 65, 65),
+    "ResNet 3x3, stage 1": (3, 1, 1, 64, 64, 129, 129),
+    "ResNet 3x3, stride 2": (3, 1, 2, 128, 128, 129, 129),
+    "ResNet 3x3, rate 2": (3, 2, 1, 256, 256, 65, 65),
+    "ResNet 3x3, rate 4": (3, 4, 1, 512, 512, 65, 65),
+    "ResNet stem 7x7, stride 2": (7, 1, 2, 3, 64, 513, 513),
+    "ASPP, rate 6 at stride 16": (3, 6, 1, 2048, 256, 33, 33),
+    "ASPP, rate 18 at stride 16": (3, 18, 1, 2048, 256, 33, 33),
+    "ASPP, rate 12 at stride 8": (3, 12, 1, 2048, 256, 65, 65),
+    "ASPP, rate 24 at stride 8": (3, 24, 1, 2048, 256, 65, 65),
+    "ASPP, rate 36 at stride 8": (3, 36, 1, 2048, 256, 65, 65),
+    "DeepLab v1 fc6, rate 12": (3, 12, 1, 512, 1024, 41, 41),
+    "SegNet-Basic 7x7": (7, 1, 1, 64, 64, 180, 240),
+    "SegNet 3x3, 64 channels": (3, 1, 1, 64, 64, 360, 480),
+    "SegNet 3x3, 512 channels": (3, 1, 1, 512, 512, 45, 60),
+}
 FORMS = [form for form in atrous.FORMS if form != "fastest"]  # which is one of the others
-TOLERANCE = 5e-2 if GPU else 1e-4  # of the outputs: bfloat16, and TensorFloat-32 for float32
+TOLERANCE = {"float32": 5e-2 if GPU else 1e-4, "bfloat16": 5e-2}  # of the outputs
+
+
+OTHERS = ("layers", "growth")
 
 
 def main() -> None:
@@ -112,31 +130,40 @@ def main() -> None:
     )
     parser.add_argument("--small", action="store_true", help="65x65 images, shallow networks")
     parser.add_argument("--budget", type=float, default=540.0, help="seconds in all, about")
-    parser.add_argument("--only", default="", help=f"comma separated: atrous,{','.join(CASES)}")
+    parser.add_argument(
+        "--only", default="", help=f"comma separated: {', '.join(OTHERS)}, {', '.join(CASES)}"
+    )
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--modes", default="forward,training")
-    parser.add_argument("--batch", type=int, default=8 if GPU else 2, help="images of a step")
+    batches = "8" if GPU else "1,2"
+    parser.add_argument("--batch", default=batches, help="images of a step, comma separated")
+    parser.add_argument("--plain", action="store_true", help="also without our compiler options")
     parser.add_argument("--json", "--output", type=pathlib.Path, help="where to add the numbers")
     args = parser.parse_args()
-    chosen = args.only.split(",") if args.only else ["atrous", *CASES]
-    if unknown := set(chosen) - {"atrous", *CASES}:
-        parser.error(f"--only {','.join(unknown)}: accepted are atrous, {', '.join(CASES)}")
+    chosen = args.only.split(",") if args.only else ["layers", *CASES]
+    if unknown := set(chosen) - {*OTHERS, *CASES}:
+        parser.error(f"--only {','.join(unknown)}: accepted are {', '.join((*OTHERS, *CASES))}")
 
     start = time.perf_counter()
     left = lambda share=1.0: share * args.budget - (time.perf_counter() - start)
     dtypes = args.dtypes.split(",")
     peaks = {dtype: matmul_flops(dtype) for dtype in dtypes}
-    rows = [r for d in dtypes if "atrous" in chosen for r in atrous_forms(d)]
+    rows = []
+    if "growth" in chosen:
+        rows += [row for dtype in dtypes for row in growth(dtype)]
+    if "layers" in chosen:
+        share = 0.9 if set(chosen) <= set(OTHERS) else 0.4
+        rows += [row for dtype in dtypes for row in layers(dtype, left(share) / len(dtypes))]
     cases = {name: small(c) if args.small else c for name, c in CASES.items() if name in chosen}
     runs = [
-        Program(name, case, dtype, mode, args.batch)
-        for (name, case), dtype, mode in itertools.product(
-            cases.items(), dtypes, args.modes.split(",")
+        Program(name, case, dtype, mode, int(batch), args.plain)
+        for (name, case), dtype, mode, batch in itertools.product(
+            cases.items(), dtypes, args.modes.split(","), args.batch.split(",")
         )
     ]
     with concurrent.futures.ThreadPoolExecutor(8 if GPU else 1) as pool:
         list(pool.map(lambda run: left(0.6) > 0 and run.compile(), runs))
-    device = jax.devices()[0].device_kind if GPU else platform.machine()
+    device = jax.devices()[0].device_kind if GPU else processor()
     conditions = [device, *(["small"] if args.small else []), os.environ.get("GLIBC_TUNABLES", "")]
     add = functools.partial(merge, args.json, " ".join(conditions).strip(), peaks)
     report = add(rows)
@@ -152,6 +179,24 @@ def main() -> None:
         CONSOLE.print(table)
     if skipped:
         CONSOLE.print(f"left out after {args.budget:.0f} s: {', '.join(skipped)}")
+
+
+def processor() -> str:
+    """Returns the name and the number of cores of the CPU, with its bfloat16 instructions."""
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    fields = {name.strip(): value.strip() for name, value in fields.items()}
+    known = set(fields.get("flags", "").split()) & {"amx_bf16", "avx512_bf16", "avx512f"}
+    name = fields.get("model name", platform.machine())
+    return " ".join(
+        [
+            name,
+            f"family {fields['cpu family']}" if "cpu family" in fields else "",
+            f"{os.cpu_count()} cores",
+            *sorted(known),
+        ]
+    )
 
 
 def small(case: Case) -> Case:
@@ -226,7 +271,9 @@ class Program:
     dtype: str
     mode: str  # "forward" or "training"
     batch: int
+    plain: bool  # measure it without our compiler options too
     compiled: Callable[..., Any] | None = None
+    uncompiled: Any = None  # as lowered
     about: dict[str, float] = dataclasses.field(default_factory=dict)  # from the compiler
 
     @property
@@ -247,7 +294,8 @@ class Program:
             lowered = step.lower(shapes, shapes["params"], image, label)
         flop = lowered.cost_analysis()["flops"]
         begin = time.perf_counter()
-        self.compiled = lowered.compile()
+        self.compiled = lowered.compile(compiler_options=compiling.options())
+        self.uncompiled = lowered if self.plain else None
         memory = self.compiled.memory_analysis()
         self.about = {
             "compile_s": time.perf_counter() - begin,
@@ -266,29 +314,39 @@ class Program:
         label = jnp.asarray(rng.integers(0, self.model.num_classes, size), jnp.int32)
         variables = random_variables(self.model, image)
         peer = None
-        on = self.dtype == "float32" or GPU
-        if self.case.peer and on and importlib.util.find_spec("torchvision"):
+        if self.case.peer and importlib.util.find_spec("torchvision"):
             peer = Peer(self.case.peer, self.model.num_classes, self.dtype)
             variables = peer.variables(self.model, variables)
+        programs = {"segjax": self.compiled}
+        if self.uncompiled:
+            programs["segjax, plain"] = self.uncompiled.compile()
         if self.mode == "forward":
-            runs = {"segjax": lambda: self.compiled(variables, image)}
+            runs = {name: functools.partial(p, variables, image) for name, p in programs.items()}
             if peer:
                 self.about["difference"] = peer.difference(runs["segjax"](), image)
                 runs |= peer.forward(image)
         else:
-            state = {"now": (variables, jax.tree.map(jnp.zeros_like, variables["params"]))}
-
-            def update() -> jax.Array:
-                *state["now"], loss = self.compiled(*state["now"], image, label)
-                return loss
-
-            runs = {"segjax": update}
+            runs = {name: updates(p, variables, image, label) for name, p in programs.items()}
             if peer:
                 runs |= peer.training(image, label, self.case.heads["aux"])
         times = seconds(runs, min(budget, (5.0 if GPU else 20.0) * len(runs)))
         about = {"network": self.name, "dtype": self.dtype, "mode": self.mode}
         for row in rows_of(times, self.batch, about):
             yield row | (self.about if row["by"] == "segjax" else {})
+
+
+def updates(
+    program: Callable[..., Any], variables: dict[str, Any], image: jax.Array, label: jax.Array
+) -> Callable[[], jax.Array]:
+    """Returns a function that makes the next training step and returns the loss."""
+    variables = jax.tree.map(jnp.copy, variables)  # the program takes their memory
+    state = {"now": (variables, jax.tree.map(jnp.zeros_like, variables["params"]))}
+
+    def update() -> jax.Array:
+        *state["now"], loss = program(*state["now"], image, label)
+        return loss
+
+    return update
 
 
 def random_variables(model: nn.Module, image: jax.Array) -> dict[str, Any]:
@@ -349,6 +407,7 @@ class Peer:
         import torch
 
         self.torch = torch
+        self.tolerance = TOLERANCE[dtype]
         self.device = "cuda" if GPU and torch.cuda.is_available() else "cpu"
         self.autocast = functools.partial(
             torch.autocast, self.device, torch.bfloat16, enabled=dtype == "bfloat16"
@@ -379,7 +438,7 @@ class Peer:
             theirs = self.logits(self.net, self.input(image)).float().cpu().numpy()
         theirs = theirs.transpose(0, 2, 3, 1)
         difference = float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
-        if not difference < TOLERANCE:
+        if not difference < self.tolerance:
             sys.exit(f"outputs differ from torchvision's by {difference:.1g} of the largest")
         return difference
 
@@ -435,34 +494,113 @@ def torchvision() -> Any:
         return importlib.import_module("torchvision")
 
 
-def atrous_forms(dtype: str) -> Iterator[dict[str, Any]]:
-    """Yields a row per convolution and form: the forward pass, and the gradient."""
-    for size, inputs, outputs, rate in ATROUS:
-        x = jnp.ones((1, size, size, inputs), dtype)
-        kernel = jnp.full((3, 3, inputs, outputs), 0.01, dtype)
-        y = jnp.ones((1, size, size, outputs), dtype)
-        for mode in ("forward", "gradient"):
+def layers(dtype: str, budget: float) -> Iterator[dict[str, Any]]:
+    """Yields a row per convolution and way to compute it: the forward pass, and with gradients."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.standard_normal(shape, np.float32)
+    for name, (size, rate, stride, inputs, outputs, height, width) in LAYERS.items():
+        x, kernel = draw(1, height, width, inputs), draw(size, size, inputs, outputs)
+        kernel *= math.sqrt(2 / math.prod(kernel.shape[:3]))
+        grad = draw(1, -(-height // stride), -(-width // stride), outputs)
+        args = [jnp.asarray(array, dtype) for array in (x, kernel, grad)]
+        native = functools.partial(convolve, rate=rate, stride=stride)
+        ways = {"plain": (native, {}), "native": (native, compiling.options())}
+        if stride == 1:
+            for form in FORMS if GPU else ["native", "taps"]:
+                way = functools.partial(atrous.FORMS[form], rate=rate)
+                ways[form] = (way, compiling.options())
+        for mode in ("forward", "with gradients"):
             runs = {}
-            for form in FORMS:
-                conv = functools.partial(atrous.FORMS[form], rate=rate)
+            for way, (conv, options) in ways.items():
                 if mode == "forward":
-                    function, args = conv, (x, kernel)
+                    function, given = conv, args[:2]
                 else:
-                    function = lambda x, kernel, y, conv=conv: jax.vjp(conv, x, kernel)[1](y)
-                    args = (x, kernel, y)
-                runs[form] = functools.partial(jax.jit(function).lower(*args).compile(), *args)
-            about = {"network": f"3x3 {inputs}-{outputs} at {size}x{size}, rate {rate}"}
-            about |= {"dtype": dtype, "mode": f"atrous {mode}"}
-            yield from rows_of(seconds(runs, 1.0), 1, about)
+                    function, given = functools.partial(value_and_gradients, conv), args
+                program = jax.jit(function).lower(*given).compile(compiler_options=options)
+                runs[way] = functools.partial(program, *given)
+            if importlib.util.find_spec("torch"):
+                padding = rate * (size - 1) // 2
+                how = {"stride": stride, "padding": padding, "dilation": rate}
+                runs["torch"] = torch_convolution(x, kernel, grad, dtype, mode, how)
+            about = {"network": name, "dtype": dtype, "mode": f"layer {mode}"}
+            share = budget / len(LAYERS) * (0.3 if mode == "forward" else 0.7)
+            about["flop"] = 2 * grad.size * kernel[..., 0].size * (1 if mode == "forward" else 3)
+            yield from rows_of(seconds(runs, share), 1, about)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, *, rate: int, stride: int) -> jax.Array:
+    pad = rate * (kernel.shape[0] - 1) // 2
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        ((pad, pad), (pad, pad)),
+        rhs_dilation=(rate, rate),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def value_and_gradients(
+    conv: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array, grad: jax.Array
+) -> tuple[jax.Array, Any]:
+    y, gradients = jax.vjp(conv, x, kernel)
+    return y, gradients(grad)
+
+
+def torch_convolution(
+    x: np.ndarray, kernel: np.ndarray, grad: np.ndarray, dtype: str, mode: str, how: dict[str, int]
+) -> Callable[[], Any]:
+    """Returns torch's convolution of the same arrays, channels last."""
+    import torch
+
+    def tensor(array: np.ndarray, *axes: int) -> Any:
+        device = "cuda" if GPU and torch.cuda.is_available() else "cpu"
+        value = torch.tensor(array.transpose(axes)).to(device, getattr(torch, dtype))
+        return value.contiguous(memory_format=torch.channels_last)
+
+    image, weight = tensor(x, 0, 3, 1, 2), tensor(kernel, 3, 2, 0, 1)
+    outer = tensor(grad, 0, 3, 1, 2)
+    training = mode != "forward"
+    for value in (image, weight):
+        value.requires_grad_(training)
+
+    def run() -> Any:
+        with torch.set_grad_enabled(training):
+            y = torch.nn.functional.conv2d(image, weight, **how)
+            if training:
+                image.grad = weight.grad = None
+                y.backward(outer)
+        return y
+
+    return run
+
+
+def growth(dtype: str) -> Iterator[dict[str, Any]]:
+    """Yields a row per quantity: the exponent with which the seconds of a network grow in it."""
+    start = {"pixels": 128 * 128, "images": 1, "classes": 16}
+    for quantity, mode in itertools.product(start, ("forward", "training")):
+        points = []
+        for factor in (1, 4, 16):
+            now = start | {quantity: start[quantity] * factor}
+            side = math.isqrt(now["pixels"])
+            case = Case(models.SegNetBasic(now["classes"]), (side, side))
+            program = Program("segnet_basic", case, dtype, mode, now["images"], False)
+            program.compile()
+            (row,) = program.measure(3.0)
+            points.append((math.log(now[quantity]), math.log(row["seconds"])))
+        exponent = float(np.polyfit(*zip(*points, strict=True), 1)[0])
+        about = {"network": f"seconds of segnet_basic in {quantity}", "dtype": dtype}
+        yield about | {"mode": f"growth {mode}", "by": "segjax", "exponent": exponent}
 
 
 def merge(
     path: pathlib.Path | None, device: str, peaks: dict[str, float], rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Adds rows to the file, if any, where an earlier run left others; returns the report."""
-    report = {"device": device, "jax": jax.__version__, "peak_flops": peaks, "rows": rows}
+    rows = [{**row, "jax": jax.__version__} for row in rows]
+    report = {"device": device, "peak_flops": peaks, "rows": rows}
     if path and path.exists() and (old := json.loads(path.read_text()))["device"] == device:
-        key = lambda row: tuple(row[k] for k in ("network", "dtype", "mode", "by"))
+        key = lambda row: tuple(row.get(k) for k in (*COLUMNS, "batch"))
         new = set(map(key, rows))
         report["peak_flops"] = old["peak_flops"] | peaks
         report["rows"] = [row for row in old["rows"] if key(row) not in new] + rows
@@ -472,28 +610,34 @@ def merge(
 
 
 def tables(report: dict[str, Any]) -> Iterator[rich.table.Table]:
-    """Yields a table of networks and one of atrous convolutions."""
+    """Yields a table of networks, one of convolutions and one of exponents, where measured."""
     peaks = report["peak_flops"]
     shown = ", ".join(f"{k} {v / 1e12:.3g} TFLOP/s" for k, v in peaks.items())
-    title = f"{report['device']}, jax {report['jax']}; matrix product: {shown}"
-    networks = rich.table.Table(title=title)
-    for column in ("network", "mode", "by", "dtype"):
+    networks = rich.table.Table(title=f"{report['device']}; matrix product: {shown}")
+    for column in COLUMNS:
         networks.add_column(column, no_wrap=True)
-    for column in ("batch", "images/s", "compile s", "GFLOP", "of peak", "memory GB", "differs"):
+    numbers = ("batch", "ms", "images/s", "compile s", "GFLOP", "of peak", "memory GB", "differs")
+    for column in numbers:
         networks.add_column(column, justify="right")
-    convolutions = rich.table.Table(title="atrous convolution, milliseconds")
-    for column in ("convolution", "mode", "dtype", *FORMS):
+    ways = ("plain", *FORMS, "torch")
+    convolutions = rich.table.Table(title="convolutions, one image, milliseconds")
+    for column in ("convolution", "mode", "dtype", "jax", *ways):
         convolutions.add_column(column)
-    forms = {}
+    exponents = rich.table.Table("growth", "mode", "dtype", "jax", "exponent")
+    times = {}
     for row in report["rows"]:
-        if row["mode"].startswith("atrous"):
-            key = (row["network"], row["mode"].removeprefix("atrous "), row["dtype"])
-            forms.setdefault(key, {})[row["by"]] = f"{1e3 * row['seconds']:.2f}"
+        where = (row["network"], row["mode"].partition(" ")[2], row["dtype"], row["jax"])
+        if row["mode"].startswith("layer"):
+            times.setdefault(where, {})[row["by"]] = f"{1e3 * row['seconds']:.1f}"
+            continue
+        if row["mode"].startswith("growth"):
+            exponents.add_row(*where, f"{row['exponent']:.2f}")
             continue
         share = row.get("flop", 0) / row["seconds"] / peaks[row["dtype"]]
         networks.add_row(
-            *(row[k] for k in ("network", "mode", "by", "dtype")),
+            *(row[k] for k in COLUMNS),
             str(row["batch"]),
+            f"{1e3 * row['seconds']:.0f}",
             f"{row['batch'] / row['seconds']:.3g}",
             f"{row['compile_s']:.1f}" if "compile_s" in row else "",
             f"{row['flop'] / 1e9:.0f}" if "flop" in row else "",
@@ -501,12 +645,9 @@ def tables(report: dict[str, Any]) -> Iterator[rich.table.Table]:
             f"{row['memory_bytes'] / 1e9:.2f}" if "memory_bytes" in row else "",
             f"{row['difference']:.0e}" if "difference" in row else "",
         )
-    if networks.row_count:
-        yield networks
-    for key, times in forms.items():
-        convolutions.add_row(*key, *(times[form] for form in FORMS))
-    if forms:
-        yield convolutions
+    for where, by in times.items():
+        convolutions.add_row(*where, *(by.get(way, "") for way in ways))
+    yield from (t for t in (networks, convolutions, exponents) if t.row_count)
 
 
 if __name__ == "__main__":
