@@ -1,0 +1,62 @@
+"""Sphinx: every page is executed, a warning is an error, and nothing is loaded from elsewhere."""
+
+import os
+import pathlib
+import sys
+
+import latex2mathml.converter
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
+
+import segjax
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE))  # figures.py
+os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent)])
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # pages compile more than they run
+
+project, author, version = "segjax", "the segjax authors", segjax.__version__
+copyright = author
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"segjax {version}"
+html_static_path = ["_static"]
+html_css_files = ["page.css"]
+html_math_renderer = "mathml"
+
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 180
+nb_merge_streams = True
+nb_number_source_lines = False
+nb_output_stderr = "remove"  # the progress of compilers
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True, "undoc-members": False}
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+
+
+def _math(translator: HTML5Translator, node: nodes.Element) -> None:
+    """Writes a formula as MathML, which browsers draw without any script."""
+    display = "inline" if isinstance(node, nodes.math) else "block"
+    formula = latex2mathml.converter.convert(node.astext(), display=display)
+    tag = "span" if display == "inline" else "div"
+    translator.body.append(f'<{tag} class="formula">{formula}</{tag}>')
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    """Registers the renderer of formulas."""
+    app.add_html_math_renderer("mathml", (_math, None), (_math, None))
