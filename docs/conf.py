@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import sys
 
 import latex2mathml.converter
@@ -15,7 +16,10 @@ HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE))  # figures.py
 os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent)])
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # pages compile more than they run
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 "  # pages compile more than they run
+    "--xla_force_host_platform_device_count=4"  # functional.md trains on four
+)
 
 project, author, version = "segjax", "the segjax authors", segjax.__version__
 copyright = author
@@ -46,6 +50,8 @@ autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "undoc-members": False}
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+default_role = "code"  # of `names` in docstrings
 
 
 def _math(translator: HTML5Translator, node: nodes.Element) -> None:
@@ -57,6 +63,24 @@ def _math(translator: HTML5Translator, node: nodes.Element) -> None:
     raise nodes.SkipNode
 
 
+def _plain(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list) -> None:
+    """Makes reStructuredText of a docstring, whose stars and bars are meant as they are."""
+    new: list[str] = []
+    for line in lines:
+        if line.lstrip().startswith("| "):  # a table, shown as it is
+            if not (new and new[-1].startswith("    |")):
+                new += ["", "::", ""]
+            new.append("    " + line.lstrip())
+            continue
+        if new and new[-1].startswith("    |"):
+            new.append("")
+        parts = line.split("`")
+        parts[::2] = [re.sub(r"([*|])", r"\\\1", part) for part in parts[::2]]
+        new.append("`".join(parts))
+    lines[:] = new
+
+
 def setup(app: Sphinx) -> None:
-    """Registers the renderer of formulas."""
+    """Registers the renderer of formulas, and what is done to docstrings before all else."""
+    app.connect("autodoc-process-docstring", _plain, priority=400)
     app.add_html_math_renderer("mathml", (_math, None), (_math, None))

@@ -39,12 +39,19 @@ def photograph(height: int = 120, width: int = 160) -> np.ndarray:
     )
 
 
+def quoted(text: str) -> str:
+    """Returns a sentence of a docstring as a quotation in Markdown."""
+    text = " ".join(text.split())
+    return f"> {text[0].upper()}{text[1:]}"
+
+
 def panels(rows: int, columns: int, height: float, **options: object) -> tuple[Figure, np.ndarray]:
     """Returns a figure of the page's width and its axes, without ticks."""
     figure, axes = plt.subplots(rows, columns, figsize=(WIDE, height), squeeze=False, **options)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.grid(False)
+        ax.spines[:].set_visible(False)
     return figure, axes
 
 

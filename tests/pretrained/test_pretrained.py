@@ -20,7 +20,7 @@ from segjax.models import vgg
 from segjax.pretrained import files, sources
 from tests.reference import caffemodel, cases, fill, training
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 TOLERANCE = 1e-4  # largest difference over largest value
 
 
@@ -536,7 +536,7 @@ def test_the_program_converts_a_network(tmp_path, folder, capsys, monkeypatch):
 
 def test_the_program_keeps_the_classes_of_a_data_set(tmp_path, capsys):
     path = write(tmp_path, golden("segnet")[0], "caffemodel")
-    with pytest.raises(SystemExit, match="camvid has 11 classes, the weights predict 3"):
+    with pytest.raises(ValueError, match="camvid has 11 classes, the weights predict 3"):
         program.main([str(path), str(tmp_path / "out"), "--dataset=camvid"])
     tensors = dict(golden("segnet")[0])
     tensors["conv1_1_D.weight"] = np.ones((11, 8, 3, 3), np.float32)
@@ -573,6 +573,6 @@ def test_the_program_converts_the_body_of_a_classifier(tmp_path, capsys):
 def test_the_program_ends_with_one_line(tmp_path):
     for file, message in (("nowhere.pth", "does not exist"), ("out", "own form already")):
         pretrained.save_weights(tmp_path / "out", {"params": {"a": np.ones(3)}}, {})
-        with pytest.raises(SystemExit, match=message) as error:
+        with pytest.raises(ValueError, match=message) as error:
             program.main([str(tmp_path / file), str(tmp_path / "out")])
         assert "\n" not in str(error.value)
