@@ -51,6 +51,7 @@ autodoc_default_options = {"members": True, "undoc-members": False}
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+suppress_warnings = ["toc.empty_glob"]
 default_role = "code"  # of `names` in docstrings
 
 

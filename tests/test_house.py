@@ -117,6 +117,9 @@ RULES: dict[str, set[str]] = {
     "train.py": {"segjax.cli.main"},
     "eval.py": {"segjax.cli.main"},
     "configs": {"segjax.config", "segjax.models"},
+    "docs": {"numpy"},
+    "docs/conf.py": {"docutils", "latex2mathml", "segjax", "sphinx"},
+    "docs/figures.py": {"matplotlib", "skimage"},
     "benchmarks": {
         *{*SCIENCE, "cv2", "flax", "pydensecrf", "rich", "skimage", "sklearn", "torch"},
         *{"importlib", "models", "segjax", "torchvision"},
@@ -129,10 +132,12 @@ WRITERS = {
     "segjax/files.py": "the one atomic writer",
     "segjax/log.py": "adds lines to metrics.csv",
     "segjax/workdir.py": "the lock of a run",
+    "docs/architecture.py": "the list of files in a page",
     "segjax/checkpoint.py": "renames a damaged checkpoint",
     "segjax/data/datasets.py": "the lock of a data set; its folder is renamed when complete",
 }
 WALKS = {
+    "docs/architecture.py": "the files of the package",
     "segjax/checkpoint.py": "the steps of a run",
     "segjax/cli/compilation_cache.py": "its own folder",
     "segjax/cli/configs.py": "the shipped configurations",
