@@ -12,10 +12,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from segjax import files
+from segjax import files, log
 from segjax.state import TrainState
 
 SCORES = "scores.json"  # in the folder of the checkpoints: scores by step
+ITEMS = ("state", "position", "metadata")  # folders of a checkpoint
 CHECKSUMS = "checksums.json"  # in the folder of a checkpoint: SHA-256 of its files
 
 
@@ -223,6 +224,8 @@ class Checkpoints:
             while aside.exists():
                 aside, number = self._root / f"{step}.damaged{number}", number + 1
             (self._root / str(step)).rename(aside)
+            scores = {other: values for other, values in self.scores().items() if other != step}
+            files.write_json(self._root / SCORES, scores)
         self._manager.reload()
         return aside
 
@@ -263,22 +266,27 @@ class Checkpoints:
         folder = self._root / str(step)
         if step in self._verified:
             return
-        if not (folder / CHECKSUMS).is_file():
-            raise ValueError(f"{CHECKSUMS} is missing")
-        written = json.loads((folder / CHECKSUMS).read_text())
-        found = _checksums(folder)
-        for name in sorted(written):
-            if name not in found:
+        for name in ITEMS:
+            if not (folder / name).is_dir():
                 raise ValueError(f"{name} is missing")
-            if found[name] != written[name]:
-                raise ValueError(f"{name} is not the file that was written")
+        if (folder / CHECKSUMS).is_file():
+            written, found = json.loads((folder / CHECKSUMS).read_text()), _checksums(folder)
+            for name in sorted(written):
+                if name not in found:
+                    raise ValueError(f"{name} is missing")
+                if found[name] != written[name]:
+                    raise ValueError(f"{name} is not the file that was written")
+        else:
+            log.warn(
+                f"checkpoint {folder} has no {CHECKSUMS}: an older version of segjax wrote it, or "
+                "it was removed; damage to its arrays cannot be noticed"
+            )
         self._verified.add(step)
 
     def _reading(self, step: int) -> "_Named":
         return _Named(
             DamagedError,
             f"checkpoint {self._root / str(step)} is damaged: ",
-            "; remove this folder to go on from an earlier step, or start in another --workdir",
         )
 
     def _written(self) -> "_Named":
@@ -295,7 +303,7 @@ class _Named:
 
     error: type[ValueError]
     before: str
-    after: str
+    after: str = ""
 
     def __enter__(self) -> None:
         pass

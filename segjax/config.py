@@ -6,11 +6,14 @@ line, `--config.optim.lr=0.02`, and a wrong name or type fails there, before any
 
 import dataclasses
 import math
+import sys
+import types
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)  # RGB, 0..255
+FLAX = ("parent", "name")  # fields of a module that say where it stands in another
 
 
 @dataclasses.dataclass
@@ -181,8 +184,10 @@ def from_dict(values: Mapping[str, Any], classes: Mapping[str, type]) -> Config:
     """
     if not isinstance(values, Mapping) or "model" not in values:
         raise ValueError("configuration has no part 'model': it is damaged, or not of segjax")
-    model = _object(values["model"], classes)
+    model = _object("model", values["model"], classes)
     parts = {f.name: f for f in dataclasses.fields(Config) if f.name != "model"}
+    if dataclasses.is_dataclass(model):
+        _check_types("model", model)
     config = Config(model=model)
     for name, part in values.items():
         if name == "model":
@@ -196,7 +201,7 @@ def from_dict(values: Mapping[str, Any], classes: Mapping[str, type]) -> Config:
             raise ValueError(f"configuration has {name}.{unknown[0]}, which is unknown")
         for field, value in part.items():
             setattr(getattr(config, name), field, _tuples(value))
-        _check_part(name, getattr(config, name))
+        _check_part(name, getattr(config, name), parts[name].default_factory)
     return config
 
 
@@ -212,9 +217,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
 
 INF = math.inf
 RANGES = {  # smallest and largest value of a number, ends included, or of each number of a tuple
-    **dict.fromkeys(("train.steps", "train.batch_size", "train.log_every", "train.keep"), (1, INF)),
-    **dict.fromkeys(("train.checkpoint_every", "eval.batch_size"), (1, INF)),
-    **dict.fromkeys(("train.seed", "train.eval_every", "train.images"), (0, INF)),
+    "train.steps": (1, 2**31 - 1),  # counted in int32
+    "train.seed": (0, 2**32 - 1),
+    **dict.fromkeys(("train.batch_size", "train.log_every", "train.checkpoint_every"), (1, INF)),
+    **dict.fromkeys(("train.keep", "eval.batch_size"), (1, INF)),
+    **dict.fromkeys(("train.eval_every", "train.images"), (0, INF)),
     "train.recompute_batch_stats": (-1, INF),
     **dict.fromkeys(("data.num_train", "data.num_val", "data.workers"), (0, INF)),
     **dict.fromkeys(("data.threads", "data.prefetch"), (1, INF)),
@@ -236,19 +243,23 @@ CHOICES = {
     "optim.schedule": ("poly", "fixed", "step"),
 }
 DTYPES = ("float32", "bfloat16", "float16")  # of model.dtype
+WEIGHTS_OF_DATA = ("median_frequency", "published")  # of loss.class_weights
 
 
-def check(config: Config) -> None:
-    """Raises ValueError, naming the field, where a value can be seen to be wrong."""
+def check(config: Config, *, devices: int = 1) -> None:
+    """Raises ValueError, naming the field, where a value can be seen to be wrong.
+
+    Args:
+      config: of a run.
+      devices: that share a batch.
+    """
     for part in dataclasses.fields(Config):
         if part.name != "model":
-            _check_part(part.name, getattr(config, part.name))
+            _check_part(part.name, getattr(config, part.name), part.default_factory)
     check_augment(config.augment)
     check_optim(config.optim)
+    _check_model(config.model)
     train, loss = config.train, config.loss
-    dtype = getattr(config.model, "dtype", "float32")
-    if dtype not in DTYPES:
-        raise ValueError(f"model.dtype is {dtype!r}; accepted are {', '.join(map(repr, DTYPES))}")
     if min(config.input.std) <= 0:
         raise ValueError(f"input.std is {config.input.std}; each must be above 0")
     for field in ("alpha", "beta", "gamma"):
@@ -263,11 +274,46 @@ def check(config: Config) -> None:
         )
     if not any(loss.heads.values()):
         raise ValueError(f'loss.heads is {loss.heads}; write at least {{"logits": 1.0}}')
+    if loss.class_weights not in ("", *WEIGHTS_OF_DATA):
+        given_class_weights(config)
+    if train.batch_size % devices:
+        raise ValueError(
+            f"train.batch_size is {train.batch_size}, which {devices} devices cannot share "
+            f"equally; write --config.train.batch_size={-(-train.batch_size // devices) * devices}"
+        )
+
+
+def given_class_weights(config: Config) -> tuple[float, ...]:
+    """Returns the numbers that `loss.class_weights` lists, one a class.
+
+    Raises:
+      ValueError: it lists no such numbers.
+    """
+    text, count = config.loss.class_weights, config.model.num_classes
+    try:
+        weights = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        weights = ()
+    fits = len(weights) == count and all(0 <= weight < INF for weight in weights)
+    if not (fits and any(weights)):
+        raise ValueError(
+            f"loss.class_weights is {text!r}; accepted are '', 'median_frequency', 'published' for "
+            f"a data set whose authors published weights (camvid), and {count} numbers of 0 or "
+            "more, not all 0, '1.0,0.5,...'"
+        )
+    return weights
+
+
+def unbuildable(model: Any, error: Exception) -> ValueError:
+    """Returns the error that says with which fields a network cannot be built."""
+    fields = to_dict(model).items()
+    given = ", ".join(f"{k}={v}" for k, v in fields if not isinstance(v, dict))
+    return ValueError(f"this network cannot be built: {error}; model is {given}")
 
 
 def check_augment(augment: Augment) -> None:
     """Raises ValueError, naming the field, where augmentation makes no sense."""
-    _check_part("augment", augment)
+    _check_part("augment", augment, Augment)
 
     def need(right: bool, field: str, accepted: str) -> None:
         if not right:
@@ -287,7 +333,7 @@ def check_augment(augment: Augment) -> None:
 
 def check_optim(optim: Optim) -> None:
     """Raises ValueError, naming the field, where the optimiser makes no sense."""
-    _check_part("optim", optim)
+    _check_part("optim", optim, Optim)
     for name in ("momentum", "ema_decay"):
         if not 0 <= getattr(optim, name) < 1:
             raise ValueError(f"optim.{name} is {getattr(optim, name)}; it is from 0 to below 1")
@@ -298,21 +344,30 @@ def check_optim(optim: Optim) -> None:
         )
 
 
-def _check_part(part: str, values: Any) -> None:
+def _check_model(model: Any) -> None:
+    classes = getattr(model, "num_classes", None)
+    if not dataclasses.is_dataclass(model) or classes is None:
+        raise ValueError(f"model is {model!r}; write a network of segjax.models")
+    _check_types("model", model)
+    if classes < 1:
+        raise ValueError(f"model.num_classes is {classes}; it is 1 or more")
+    dtype = getattr(model, "dtype", "float32")
+    if dtype not in DTYPES:
+        raise ValueError(f"model.dtype is {dtype!r}; accepted are {', '.join(map(repr, DTYPES))}")
+
+
+def _check_part(part: str, values: Any, kind: type) -> None:
     """Checks each field of a part by itself: its type, that it is finite, range and choice."""
+    if not isinstance(values, kind):
+        raise ValueError(f"{part} is {values!r}; write a segjax.config.{kind.__name__}")
+    _check_types(part, values)
     for field in dataclasses.fields(values):
         name, value = f"{part}.{field.name}", getattr(values, field.name)
-        if not _fits(value, field.type):
-            raise ValueError(f"{name} is {value!r}; {_wanted(name, field.type)}")
-        numbers = [value] if isinstance(value, int | float) else value
-        if isinstance(value, Mapping):
-            numbers = value.values()
-        numbers = [n for n in numbers if isinstance(n, int | float)]
-        if not all(math.isfinite(n) for n in numbers):
-            raise ValueError(f"{name} is {value}; {_wanted(name, field.type)}, finite")
+        numbers = value.values() if isinstance(value, Mapping) else value
+        numbers = numbers if isinstance(value, tuple | list | Mapping) else (value,)
         low, high = RANGES.get(name, (-INF, INF))
-        if not all(low <= n <= high for n in numbers):
-            each = "each is" if isinstance(value, tuple | Mapping) else "it is"
+        if name in RANGES and not all(low <= n <= high for n in numbers):
+            each = "it is" if numbers == (value,) else "each is"
             limit = f"{low} or more" if high == INF else f"from {low} to {high}"
             raise ValueError(f"{name} is {value}; {each} {limit}")
         if name in CHOICES and value not in CHOICES[name]:
@@ -320,34 +375,41 @@ def _check_part(part: str, values: Any) -> None:
             raise ValueError(f"{name} is {value!r}; accepted are {accepted}")
 
 
+def _check_types(path: str, holder: Any) -> None:
+    """Raises ValueError where a field, or one of a dataclass in it, has not its declared type."""
+    for field in dataclasses.fields(holder):
+        name, value = f"{path}.{field.name}", getattr(holder, field.name)
+        if field.name in FLAX:
+            continue
+        if not _fits(value, field.type):
+            raise ValueError(f"{name} is {value!r}; {_wanted(name, field.type)}")
+        if dataclasses.is_dataclass(value):
+            _check_types(name, value)
+
+
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value has the type of a field; whole numbers pass for floats."""
-    if kind is Any or (not isinstance(kind, type) and get_origin(kind) is None):
-        return True
-    if get_origin(kind) is tuple:
-        kinds = get_args(kind)
-        if not isinstance(value, tuple):
+    """Whether a value has the type of a field: whole numbers pass for floats, NaN for none."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, k) for k in inner)
+    if origin is tuple:
+        if not isinstance(value, tuple | list):
             return False
-        if kinds[-1] is ...:
-            return all(_fits(v, kinds[0]) for v in value)
+        kinds = inner[:1] * len(value) if inner[-1] is ... else inner
         return len(value) == len(kinds) and all(map(_fits, value, kinds))
-    if get_origin(kind) is dict:
-        key, of = get_args(kind)
+    if origin is dict:
         return isinstance(value, Mapping) and all(
-            _fits(k, key) and _fits(v, of) for k, v in value.items()
+            _fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items()
         )
-    if get_origin(kind) is not None:  # a union, of a network
-        return any(_fits(value, k) for k in get_args(kind))
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)
+    if kind in (int, float):
+        number = isinstance(value, (int, kind)) and not isinstance(value, bool)
+        return number and -sys.float_info.max <= value <= sys.float_info.max
+    return kind is Any or not isinstance(kind, type) or isinstance(value, kind)
 
 
 def _wanted(name: str, kind: Any) -> str:
     """Says what to write for a field."""
-    words = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+    words = {int: "a whole number", float: "a finite number", bool: "True or False", str: "a text"}
     if kind in words:
         return f"write {words[kind]}"
     if get_origin(kind) is tuple:
@@ -365,8 +427,7 @@ def _wanted(name: str, kind: Any) -> str:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         configuration = type(value).__module__ == __name__
-        # A Flax module has two fields of its own, which say where it stands in another.
-        hidden = () if configuration else ("parent", "name")
+        hidden = () if configuration else FLAX
         names = [f.name for f in dataclasses.fields(value) if f.name not in hidden]
         plain = {name: _plain(getattr(value, name)) for name in names}
         return plain if configuration else {"class": type(value).__name__, **plain}
@@ -377,25 +438,26 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _object(values: Any, classes: Mapping[str, type]) -> Any:
+def _object(path: str, values: Any, classes: Mapping[str, type]) -> Any:
     if not isinstance(values, Mapping):
         return _tuples(values)
     if "class" not in values:
-        return {key: _object(v, classes) for key, v in values.items()}
+        return {key: _object(f"{path}.{key}", v, classes) for key, v in values.items()}
     name = values["class"]
     if not isinstance(name, str) or name not in classes:
-        raise ValueError(f"no class {name!r} in segjax.models; known are {', '.join(classes)}")
-    fields = {key: _object(v, classes) for key, v in values.items() if key != "class"}
-    kinds = {f.name: f.type for f in dataclasses.fields(classes[name])}
-    for field, value in fields.items():
-        if field not in kinds:
-            raise ValueError(f"{name} has no field {field!r}; its fields: {', '.join(kinds)}")
-        if not _fits(value, kinds[field]):
-            raise ValueError(f"{name}.{field} is {value!r}; {_wanted(field, kinds[field])}")
+        raise ValueError(
+            f"{path}: no class {name!r} in segjax.models; known are {', '.join(classes)}"
+        )
+    accepted = [f.name for f in dataclasses.fields(classes[name]) if f.name not in FLAX]
+    if unknown := sorted(values.keys() - {"class", *accepted}):
+        raise ValueError(
+            f"{path}.{unknown[0]} is unknown; fields of {name} are {', '.join(accepted)}"
+        )
+    fields = {k: _object(f"{path}.{k}", v, classes) for k, v in values.items() if k != "class"}
     try:
         return classes[name](**fields)
     except TypeError as error:
-        raise ValueError(f"{name} cannot be built from the configuration: {error}") from error
+        raise ValueError(f"{path}: {name} cannot be built: {error}") from error
 
 
 def _tuples(value: Any) -> Any:

@@ -26,7 +26,11 @@ def schedule(optim: config.Optim, steps: int) -> optax.Schedule:
     Args:
       optim: the configuration; T is the number of updates, `steps // accumulate`.
       steps: batches of the whole run.
+
+    Raises:
+      ValueError: a field of `optim` is wrong.
     """
+    config.check_optim(optim)
     updates = max(steps // optim.accumulate, 1)
     if optim.schedule == "poly":
         poly = optax.polynomial_schedule(optim.lr, 0.0, optim.power, updates)

@@ -169,13 +169,7 @@ def prepare(config: Config, splits: Sequence[str] = ()) -> datasets.Prepared:
     Raises:
       ValueError: configuration, data and devices do not fit together.
     """
-    config_lib.check(config)
-    size, devices = config.train.batch_size, jax.device_count()
-    if size % devices:
-        raise ValueError(
-            f"train.batch_size is {size}, which {devices} devices cannot share equally; write "
-            f"--config.train.batch_size={-(-size // devices) * devices}"
-        )
+    config_lib.check(config, devices=jax.device_count())
     prepared = datasets.prepare(config.data, splits)
     given, names = config.model.num_classes, prepared.dataset.classes
     if given != len(names):
@@ -224,18 +218,7 @@ def class_weights(config: Config, prepared: datasets.Prepared) -> np.ndarray | N
         return np.asarray(prepared.class_weights, np.float32)
     if text == "published" and prepared.dataset.class_weights:
         return np.asarray(prepared.dataset.class_weights, np.float32)
-    try:
-        weights = np.array([float(part) for part in text.split(",")], np.float32)
-    except ValueError:
-        weights = np.zeros(0, np.float32)
-    fits = len(weights) == config.model.num_classes
-    if not (fits and (weights >= 0).all() and np.isfinite(weights).all() and weights.any()):
-        raise ValueError(
-            f"loss.class_weights is {text!r}; accepted are '', 'median_frequency', "
-            "'published' for a data set whose authors published weights (camvid), and "
-            f"{config.model.num_classes} numbers of 0 or more, not all 0, '1.0,0.5,...'"
-        )
-    return weights
+    return np.array(config_lib.given_class_weights(config), np.float32)
 
 
 def initial_state(
@@ -257,10 +240,8 @@ def initial_state(
         variables = state_lib.init_variables(config.model, key, crop, config.crf)
         if not all(leaf.size for leaf in jax.tree.leaves(variables)):
             raise ValueError("a layer has no channels")
-    except (ValueError, TypeError, ArithmeticError) as error:
-        fields = config_lib.to_dict(config)["model"]
-        given = ", ".join(f"{k}={v}" for k, v in fields.items() if not isinstance(v, dict))
-        raise ValueError(f"this network cannot be built: {error}; model is {given}") from error
+    except (ValueError, TypeError, ArithmeticError, LookupError) as error:
+        raise config_lib.unbuildable(config.model, error) from error
     image = jax.ShapeDtypeStruct((1, *crop, 3), np.float32)
     outputs = set(jax.eval_shape(config.model.apply, variables, image))
     outputs |= {"unary"} if config.crf.learn else set()
@@ -282,10 +263,9 @@ def _start_from(
 ) -> tuple[dict[str, Any], pretrained.Report]:
     """Loads what fits of a run or of a file of weights: a head of other classes stays new."""
     folder = pathlib.Path(path).expanduser()
-    if not (folder / "checkpoints").is_dir():
-        return pretrained.load(folder, config.model, variables, strict=False)
-    with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:
-        return pretrained.merge(variables, checkpoints.variables(checkpoints.best()))
+    if workdir_lib.holds_checkpoints(folder):
+        return pretrained.merge(variables, workdir_lib.read(folder)[2])
+    return pretrained.load(folder, config.model, variables, strict=False)
 
 
 def train_batches(

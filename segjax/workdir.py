@@ -66,7 +66,7 @@ def open_run(path: str | os.PathLike[str], step: str = "best") -> Run:
     path = pathlib.Path(path).expanduser().absolute()
     if not path.exists():
         raise ValueError(f"{path} does not exist; give the folder of a run, or of weights")
-    folder, number, variables, metadata = _stored(path, str(step))
+    folder, number, variables, metadata = read(path, str(step))
     described = metadata.get("config") if isinstance(metadata, dict) else None
     if not isinstance(described, dict) or "model" not in described:
         raise ValueError(
@@ -75,21 +75,55 @@ def open_run(path: str | os.PathLike[str], step: str = "best") -> Run:
         )
     try:
         config = config_lib.from_dict(described, model_classes())
-        variables = _fitting(path, config, variables)
-    except TypeError as error:  # a value of another type than the field's
+        config_lib.check(config)
+        count = config.model.num_classes
+        classes, palette = _labels(metadata, count)
+        weights = _class_weights(metadata, count)
+        fitted, report = pretrained.merge(_shapes(config), variables)
+    except ValueError as error:
         raise ValueError(f"{path} describes its network wrongly: {error}") from error
-    count = config.model.num_classes
-    weights = metadata.get("class_weights")
-    return Run(
-        folder=folder,
-        step=number,
-        config=config,
-        variables=variables,
-        classes=tuple(metadata.get("classes") or (f"class {i}" for i in range(count))),
-        palette=tuple(tuple(c) for c in metadata.get("palette") or colour_map(count)),
-        crfs=own_crfs(config, variables, folder),
-        class_weights=None if weights is None else np.asarray(weights, np.float32),
-    )
+    if report.new or report.unused:
+        raise ValueError(f"{path} does not fit the network it describes: {report}")
+    crfs = own_crfs(config, fitted, folder)
+    return Run(folder, number, config, fitted, classes, palette, crfs, weights)
+
+
+def read(
+    path: pathlib.Path, step: str = "best"
+) -> tuple[pathlib.Path, int | None, dict[str, Any], dict[str, Any]]:
+    """Returns folder, step, variables and metadata of a run, one of its checkpoints or weights.
+
+    Args:
+      path: as for `open_run`.
+      step: of a run: "best", "latest" or a number; None comes back for weights.
+
+    Raises:
+      ValueError: nothing of this kind is there, or it is damaged.
+    """
+    if path.is_file() and path.name != WEIGHTS:
+        raise ValueError(
+            f"{path} is a file; give the folder of a run, or a file {WEIGHTS} with its config.json "
+            "beside it. Published weights: segjax convert FILE FOLDER"
+        )
+    if path.is_file() or (path / WEIGHTS).is_file():
+        return path.parent if path.is_file() else path, None, *pretrained.load_weights(path)
+    if _is_step(path):
+        path, step = path.parent.parent, path.name
+    elif path.name == "checkpoints":
+        path = path.parent
+    with checkpoint.Checkpoints(path, read_only=True) as checkpoints:
+        number = checkpoints.find(step)
+        try:
+            return path, number, checkpoints.variables(number), checkpoints.metadata(number)
+        except checkpoint.DamagedError as error:
+            others = ", ".join(str(other) for other in checkpoints.steps() if other != number)
+            advice = f"; take another step of {others}" if others else ""
+            raise checkpoint.DamagedError(f"{error}{advice}") from error
+
+
+def holds_checkpoints(path: pathlib.Path) -> bool:
+    """Whether a path is a run, or one of its checkpoints."""
+    return _is_step(path) or path.name == "checkpoints" or (path / "checkpoints").is_dir()
 
 
 def model_classes() -> dict[str, type]:
@@ -258,30 +292,50 @@ def _plain(config: Config) -> dict[str, Any]:
     return json.loads(json.dumps(config_lib.to_dict(config)))
 
 
-def _stored(
-    path: pathlib.Path, step: str
-) -> tuple[pathlib.Path, int | None, dict[str, Any], dict[str, Any]]:
-    """Returns folder, step, variables and metadata of a run, a checkpoint or weights."""
-    if path.is_file() and path.name != WEIGHTS:
-        raise ValueError(
-            f"{path} is a file; give the folder of a run, or a file {WEIGHTS} with its config.json "
-            "beside it. Published weights: segjax convert FILE FOLDER"
-        )
-    if path.is_file() or (path / WEIGHTS).is_file():
-        return path.parent if path.is_file() else path, None, *pretrained.load_weights(path)
-    if path.parent.name == "checkpoints" and path.name.isdigit():
-        path, step = path.parent.parent, path.name
-    elif path.name == "checkpoints":
-        path = path.parent
-    with checkpoint.Checkpoints(path, read_only=True) as checkpoints:
-        number = checkpoints.find(step)
-        return path, number, checkpoints.variables(number), checkpoints.metadata(number)
+def _is_step(path: pathlib.Path) -> bool:
+    return path.parent.name == "checkpoints" and path.name.isdigit()
 
 
-def _fitting(path: pathlib.Path, config: Config, variables: dict[str, Any]) -> dict[str, Any]:
-    """Returns the variables as the network has them; raises ValueError where they differ."""
+def _shapes(config: Config) -> dict[str, Any]:
+    """Returns the shapes of the variables of a network; raises ValueError where it has none."""
     init = functools.partial(state.init_variables, config.model, size=(64, 64), crf=config.crf)
-    fitted, report = pretrained.merge(jax.eval_shape(init, jax.random.key(0)), variables)
-    if report.new or report.unused:
-        raise ValueError(f"{path} does not fit the network it describes: {report}")
-    return fitted
+    try:
+        return jax.eval_shape(init, jax.random.key(0))
+    except Exception as error:  # a stranger's values may fail anywhere in a network
+        raise config_lib.unbuildable(config.model, error) from error
+
+
+def _labels(
+    metadata: Mapping[str, Any], count: int
+) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+    """Returns the names and the colours of the classes; numbers and VOC's colours by default."""
+    classes = metadata.get("classes") or [f"class {i}" for i in range(count)]
+    palette = metadata.get("palette") or colour_map(count)
+    if not (isinstance(classes, list | tuple) and all(isinstance(c, str) for c in classes)):
+        raise ValueError(f"classes is {classes!r}; it must be a list of names")
+    try:
+        colours = np.array(palette)
+        fits = colours.shape == (len(palette), 3) and colours.dtype.kind in "iu"
+        fits = fits and colours.min() >= 0 and colours.max() <= 255
+    except (ValueError, TypeError, OverflowError):
+        fits = False
+    if not fits:
+        raise ValueError(f"palette is {palette!r}; it must be a list of [red, green, blue], 0..255")
+    for name, values in (("classes", classes), ("palette", palette)):
+        if len(values) != count:
+            raise ValueError(f"{name} has {len(values)} entries, but model.num_classes is {count}")
+    return tuple(classes), tuple(tuple(int(v) for v in colour) for colour in palette)
+
+
+def _class_weights(metadata: Mapping[str, Any], count: int) -> np.ndarray | None:
+    given = metadata.get("class_weights")
+    if given is None:
+        return None
+    try:
+        weights = np.array(given, np.float32)
+        fits = weights.shape == (count,) and np.isfinite(weights).all()
+    except (ValueError, TypeError, OverflowError):
+        fits = False
+    if not fits:
+        raise ValueError(f"class_weights is {given!r}; it must be {count} numbers")
+    return weights

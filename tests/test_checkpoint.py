@@ -143,6 +143,17 @@ def test_damage_is_found_and_named(tmp_path, damage):
             checkpoints.variables(1)
 
 
+def test_a_checkpoint_of_an_older_version_is_read_with_a_warning(tmp_path, capsys):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1, value=0.1)
+    (tmp_path / "checkpoints/1/checksums.json").unlink()
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        found, _ = checkpoints.restore(1, a_state())
+        checkpoints.metadata(1)
+    jax.tree.map(np.testing.assert_array_equal, found, a_state(0.1))
+    assert capsys.readouterr().err.count("checkpoints/1 has no checksums.json") == 1
+
+
 def test_any_flipped_bit_is_found(tmp_path):
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 1, value=0.1)
@@ -159,11 +170,12 @@ def test_any_flipped_bit_is_found(tmp_path):
 def test_a_damaged_checkpoint_is_set_aside_and_its_step_saved_again(tmp_path):
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         for step in (1, 2):
-            save(checkpoints, step, value=step)
+            save(checkpoints, step, value=step, scores={"mean_iou": step / 10})
     flip(arrays(tmp_path / "checkpoints/2")[0])
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.set_aside(2) == tmp_path / "checkpoints/2.damaged"
-        assert checkpoints.steps() == [1]
+        assert (checkpoints.steps(), checkpoints.best()) == ([1], 1)
+        assert list(checkpoints.scores()) == [1], "the score is that of another state"
         save(checkpoints, 2, value=2)
     with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.variables(2)["params"]["conv1"]["kernel"][0, 0] > 1

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies
 
 from segjax import config as config_lib
 from segjax.config import Config
-from segjax.models import DeepLabV2ResNet, SegNet
+from segjax.models import DeepLabV2ResNet, Norm, SegNet
 from segjax.workdir import model_classes
 
 
@@ -32,7 +32,10 @@ def test_json_round_trip_keeps_every_field():
     "change, named",
     [
         (lambda d: d["model"].update({"class": "UNet"}), "UNet"),
-        (lambda d: d["model"].update({"depth": 3}), "depth"),
+        (lambda d: d["model"].update({"depth": 3}), r"model\.depth is unknown; fields of SegNet"),
+        (lambda d: d["model"].update({"parent": 3}), r"model\.parent is unknown"),
+        (lambda d: d["model"]["norm"].update({"class": "SegNet"}), r"model\.norm\.axis_name is u"),
+        (lambda d: d["model"].update({"norm": 3}), r"model\.norm is 3; it is a Norm"),
         (lambda d: d["optim"].update({"adam": 1}), "optim.adam"),
         (lambda d: d.update({"gpu": {}}), "gpu"),
         (lambda d: d.pop("model"), "no part 'model'"),
@@ -45,7 +48,7 @@ def test_json_of_another_version_is_refused_by_name(change, named):
         config_lib.from_dict(values, model_classes())
 
 
-VALUES = (None, True, -1, 2.5, "x", "", [], [1], [[1, 2]], {}, {"class": "Norm"}, {"a": 1}, 10**30)
+VALUES = (None, True, -1, 2.5, "x", "", [], [1], [[1, 2]], {}, {"class": "Norm"}, {"a": 1}, 10**400)
 
 
 @settings(max_examples=500, derandomize=True, deadline=None)
@@ -99,7 +102,23 @@ def test_differences_are_named_by_path():
         ("train.recompute_batch_stats", -5, "train.recompute_batch_stats is -5; it is -1 or more"),
         ("data.workers", -1, "data.workers is -1"),
         ("optim.end_lr", 0.1, r"optim\.end_lr is 0\.1, above optim\.lr, 0\.01"),
-        ("optim.lr", "0.1", r"optim\.lr is '0\.1'; write a number"),
+        ("optim.lr", "0.1", r"optim\.lr is '0\.1'; write a finite number"),
+        ("optim.lr", 10**400, r"optim\.lr is 1000.* write a finite number"),
+        ("optim.weight_decay", float("nan"), r"optim\.weight_decay is nan"),
+        ("train.seed", 2**32, r"train\.seed is 4294967296; it is from 0 to 4294967295"),
+        ("train.batch_size", 6, r"train\.batch_size is 6, .* 4 devices .* --config.*batch_size=8"),
+        ("loss.class_weights", "1,2", r"loss\.class_weights is '1,2'; .* and 5 numbers"),
+        ("optim", {"lr": 0.1}, r"optim is {'lr': 0\.1}; write a segjax\.config\.Optim"),
+        ("model", None, "model is None; write a network of segjax.models"),
+        ("model", Norm(), "model is Norm.*; write a network of segjax.models"),
+        ("model", SegNet(num_classes="5"), r"model\.num_classes is '5'; write a whole number"),
+        ("model", SegNet(num_classes=0), r"model\.num_classes is 0; it is 1 or more"),
+        ("model", SegNet(num_classes=5, norm=Norm(decay="1")), r"model\.norm\.decay is '1'"),
+        (
+            "model",
+            SegNet(num_classes=5, widths=(4, 0.5)),
+            r"model\.widths is .* whole numbers",
+        ),
         ("optim.nesterov", 1, r"optim\.nesterov is 1; write True or False"),
         ("train.steps", 10.0, r"train\.steps is 10\.0; write a whole number"),
         ("train.steps", True, r"train\.steps is True; write a whole number"),
@@ -109,10 +128,10 @@ def test_differences_are_named_by_path():
 )
 def test_wrong_values_are_named(field, value, named):
     config = Config(model=SegNet(num_classes=5))
-    part, name = field.split(".")
-    setattr(getattr(config, part), name, value)
+    part, _, name = field.rpartition(".")
+    setattr(getattr(config, part) if part else config, name, value)
     with pytest.raises(ValueError, match=named):
-        config_lib.check(config)
+        config_lib.check(config, devices=4)
 
 
 def test_a_wrong_dtype_is_named():

@@ -45,7 +45,7 @@ RULES: dict[str, set[str]] = {
     },
     "segjax/signals.py": {"jax"},
     "segjax/plan.py": {"jax", "optax", "rich", "segjax.config", "segjax.state", "segjax.steps"},
-    "segjax/checkpoint.py": {*SCIENCE, "orbax", "segjax.files", "segjax.state"},
+    "segjax/checkpoint.py": {*SCIENCE, "orbax", "segjax.files", "segjax.log", "segjax.state"},
     "segjax/workdir.py": {
         *SCIENCE,
         *{"segjax.checkpoint", "segjax.config", "segjax.crf", "segjax.crf_rnn"},
@@ -114,7 +114,7 @@ RULES: dict[str, set[str]] = {
         },
         *{"segjax.pretrained"},
     },
-    "train.py": {"segjax.cli.main"},
+    "train.py": {"segjax.cli.main", "segjax.training.train"},
     "eval.py": {"segjax.cli.main"},
     "configs": {"segjax.config", "segjax.models"},
     "docs": {"numpy"},

@@ -1,5 +1,6 @@
 """Evaluations from files on disk to scores and label maps: the same for any batch and devices."""
 
+import shutil
 import signal
 
 import jax
@@ -216,10 +217,12 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path, cap
     assert "checkpoints/3 is damaged: " in said and "going on after step 2" in said
     assert (folder / "3.damaged").is_dir() and reached(run) == [1, 2, 3]
     jax.tree.map(np.testing.assert_array_equal, open_run(run, "3").variables, expected)
-    for file in folder.rglob("checksums.json"):
-        file.unlink()
-    with pytest.raises(ValueError, match=r"has no checkpoint that can be read: .*is missing"):
+    for metadata in folder.glob("*/metadata"):
+        shutil.rmtree(metadata)
+    before = content(run)
+    with pytest.raises(ValueError, match=r"no checkpoint that can be read: .*metadata is missing"):
         training.train(settings(tmp_path, 4), run)
+    assert content(run) == before
 
 
 def test_a_fault_of_reporting_is_a_warning(tmp_path, monkeypatch, capsys):

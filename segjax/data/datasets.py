@@ -273,6 +273,12 @@ def _builders(data: config.Data, splits: Sequence[str]) -> dict[str, Segmentatio
     kind = find(data.name).builder
     if kind.LAYOUT and not data.dir:
         raise ValueError(f"'{data.name}' is read from a folder: write --config.data.dir=FOLDER")
+    if data.dir and not kind.LAYOUT:
+        raise ValueError(
+            f"data.dir is {data.dir}, but '{data.name}' is generated and reads no folder; name the "
+            f"data set of the folder, --config.data.name=folder (or {_with_folders()}), or leave "
+            "--config.data.dir out"
+        )
     options = parse_options(kind, data.options)
     label_map = parse_label_map(data.label_map)
     if label_map and not kind.LAYOUT:
@@ -283,6 +289,10 @@ def _builders(data: config.Data, splits: Sequence[str]) -> dict[str, Segmentatio
         # The ids of one split are not the classes: it may lack one that others have.
         return _builders(data, (data.train_split, *splits))
     return builders
+
+
+def _with_folders() -> str:
+    return ", ".join(n for n, d in DATASETS.items() if d.builder.LAYOUT and n != "folder")
 
 
 def _folder(builder: SegmentationBuilder, data: config.Data) -> pathlib.Path:
