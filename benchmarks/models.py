@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument("--batch", default=batches, help="images of a step, comma separated")
     parser.add_argument("--plain", action="store_true", help="also without our compiler options")
     parser.add_argument("--json", "--output", type=pathlib.Path, help="where to add the numbers")
+    parser.add_argument("--eager", action="store_true", help="no torch.compile: it takes minutes")
     args = parser.parse_args()
     chosen = args.only.split(",") if args.only else ["layers", *CASES]
     if unknown := set(chosen) - {*OTHERS, *CASES}:
@@ -156,7 +157,7 @@ def main() -> None:
         rows += [row for dtype in dtypes for row in layers(dtype, left(share) / len(dtypes))]
     cases = {name: small(c) if args.small else c for name, c in CASES.items() if name in chosen}
     runs = [
-        Program(name, case, dtype, mode, int(batch), args.plain)
+        Program(name, case, dtype, mode, int(batch), args.plain, args.eager)
         for (name, case), dtype, mode, batch in itertools.product(
             cases.items(), dtypes, args.modes.split(","), args.batch.split(",")
         )
@@ -271,7 +272,8 @@ class Program:
     dtype: str
     mode: str  # "forward" or "training"
     batch: int
-    plain: bool  # measure it without our compiler options too
+    plain: bool = False  # measure it without our compiler options too
+    eager: bool = False  # leave out torch.compile
     compiled: Callable[..., Any] | None = None
     uncompiled: Any = None  # as lowered
     about: dict[str, float] = dataclasses.field(default_factory=dict)  # from the compiler
@@ -329,6 +331,8 @@ class Program:
             runs = {name: updates(p, variables, image, label) for name, p in programs.items()}
             if peer:
                 runs |= peer.training(image, label, self.case.heads["aux"])
+        if self.eager:
+            runs.pop("torch.compile", None)
         times = seconds(runs, min(budget, (5.0 if GPU else 20.0) * len(runs)))
         about = {"network": self.name, "dtype": self.dtype, "mode": self.mode}
         for row in rows_of(times, self.batch, about):
@@ -584,7 +588,7 @@ def growth(dtype: str) -> Iterator[dict[str, Any]]:
             now = start | {quantity: start[quantity] * factor}
             side = math.isqrt(now["pixels"])
             case = Case(models.SegNetBasic(now["classes"]), (side, side))
-            program = Program("segnet_basic", case, dtype, mode, now["images"], False)
+            program = Program("segnet_basic", case, dtype, mode, now["images"])
             program.compile()
             (row,) = program.measure(3.0)
             points.append((math.log(now[quantity]), math.log(row["seconds"])))
