@@ -40,15 +40,14 @@ def options() -> Options:
     return without if _compiled(without) else {}
 
 
-@functools.cache
-def needs_products() -> bool:
-    """Returns whether a bfloat16 convolution is fast as matrix products with float32 results alone.
+def onednn() -> bool:
+    """Returns whether oneDNN computes the convolutions of programs compiled with `options`."""
+    return ONEDNN in options()
 
-    That is so if the processor has matrix units (AMX) and XLA has no library that uses them for a
-    convolution.
-    """
-    if jax.default_backend() != "cpu" or ONEDNN in options():
-        return False
+
+@functools.cache
+def matrix_units() -> bool:
+    """Returns whether the processor has instructions for bfloat16 matrices (AMX)."""
     processor = pathlib.Path("/proc/cpuinfo")
     return processor.exists() and "amx_bf16" in processor.read_text()
 

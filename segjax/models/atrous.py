@@ -146,12 +146,18 @@ def _share(image: tuple[int, ...], kernel: tuple[int, ...], rate: int) -> float:
 
 
 def _largest_share(dtype: Any) -> float:
-    """Returns the share of products that meet pixels up to which a CPU is fastest by taps."""
-    if dtype == jnp.float32:
-        return 0.5
-    if compiling.needs_products():
-        return 1.0
-    return 0.8
+    """Returns the share of products that meet pixels up to which a CPU is fastest by taps.
+
+    The columns are float32 and below. Without a library for them, only matrix products whose result
+    is float32 run on matrix units, so bfloat16 always goes by taps there.
+    """
+    shares = {
+        (True, True): (0.5, 0.8),
+        (True, False): (0.0, 0.0),
+        (False, True): (0.5, 1.0),
+        (False, False): (0.6, 0.8),
+    }[compiling.onednn(), compiling.matrix_units()]
+    return shares[dtype != jnp.float32]
 
 
 FORMS = {

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax import compiling
 from segjax.models import AtrousConv, atrous
 
 
@@ -69,16 +70,32 @@ def test_the_forms_differ_by_rounding_only():
         np.testing.assert_allclose(form(x, kernel, rate=2), native, rtol=1e-5, atol=1e-4)
 
 
-def test_the_fastest_form_on_cpu_is_by_taps_where_most_taps_meet_padding():
-    def convolutions(rate: int, features: int, dtype: str = "float32") -> int:
-        x, kernel = (
-            jax.ShapeDtypeStruct(shape, dtype) for shape in ((1, 33, 33, 16), (3, 3, 16, features))
-        )
-        fastest = jax.jit(functools.partial(atrous.conv_fastest, rate=rate))
-        return fastest.lower(x, kernel).as_text().count("stablehlo.convolution")
+def convolutions(rate: int, features: int, dtype: str) -> int:
+    """Counts them in `conv_fastest`, which has none where it goes by taps."""
+    x = jax.ShapeDtypeStruct((1, 33, 33, 16), dtype)
+    kernel = jax.ShapeDtypeStruct((3, 3, 16, features), dtype)
+    fastest = jax.jit(functools.partial(atrous.conv_fastest, rate=rate))
+    return fastest.lower(x, kernel).as_text().count("stablehlo.convolution")
 
-    assert convolutions(18, 128) == convolutions(12, 128, "bfloat16") == 0
-    assert convolutions(12, 128) == convolutions(18, 64) == convolutions(2, 128, "bfloat16") == 1
+
+@pytest.mark.parametrize(
+    ("onednn", "matrix_units", "rates"),
+    [
+        (True, True, {"float32": 18, "bfloat16": 6}),
+        (True, False, {}),
+        (False, True, {"float32": 18, "bfloat16": 1}),
+        (False, False, {"float32": 12, "bfloat16": 6}),
+    ],
+)
+def test_the_fastest_form_on_a_cpu_goes_by_taps_from_a_rate(
+    monkeypatch, onednn, matrix_units, rates
+):
+    monkeypatch.setattr(compiling, "onednn", lambda: onednn)
+    monkeypatch.setattr(compiling, "matrix_units", lambda: matrix_units)
+    for dtype in ("float32", "bfloat16"):
+        by_taps = [rate for rate in (1, 6, 12, 18) if not convolutions(rate, 128, dtype)]
+        assert by_taps == [rate for rate in (1, 6, 12, 18) if rate >= rates.get(dtype, 99)]
+        assert convolutions(18, 64, dtype) == 1
 
 
 def test_the_fastest_form_is_exported_for_other_devices_and_any_size():
@@ -136,18 +153,13 @@ def test_gradients_are_those_of_small_steps(form):
     np.testing.assert_allclose(slope, (around[0] - around[1]) / 2e-3, rtol=1e-2)
 
 
-def test_a_processor_with_matrix_units_and_no_library_multiplies_in_bfloat16(monkeypatch):
-    def products(dtype: str) -> str:
-        x, kernel = (jax.ShapeDtypeStruct(s, dtype) for s in ((1, 33, 33, 16), (3, 3, 16, 128)))
-        conv = lambda x, kernel: atrous.conv_fastest(x, kernel, rate=1)
-        return jax.jit(conv).lower(x, kernel).as_text()
-
-    assert "stablehlo.convolution" in products("bfloat16")
-    monkeypatch.setattr(atrous.compiling, "needs_products", lambda: True)
-    assert "stablehlo.convolution" in products("float32")
-    text = products("bfloat16")
-    assert "stablehlo.convolution" not in text
-    assert text.count("(tensor<1089x16xbf16>, tensor<16x128xbf16>) -> tensor<1089x128xf32>") == 1
+def test_products_below_float32_have_float32_results():
+    """Matrix units take no others."""
+    x, kernel = (jax.ShapeDtypeStruct(s, "bfloat16") for s in ((1, 33, 33, 16), (1, 1, 16, 128)))
+    by_taps = jax.jit(functools.partial(atrous.conv_by_taps, rate=1))
+    products = [line for line in by_taps.lower(x, kernel).as_text().splitlines() if "dot_" in line]
+    (product,) = products
+    assert "(tensor<1089x16xbf16>, tensor<16x128xbf16>) -> tensor<1089x128xf32>" in product
 
 
 def test_bias_vmap_and_dtype():
