@@ -24,6 +24,10 @@ class DamagedError(ValueError):
     """A checkpoint that cannot be read, or whose arrays are not those that were saved."""
 
 
+class AnotherStateError(ValueError):
+    """A whole checkpoint of a state with other parts."""
+
+
 @dataclasses.dataclass
 class _LatestAndBest(ocp.checkpoint_managers.PreservationPolicy):
     """Keeps the newest checkpoints and the best of those that were scored."""
@@ -179,6 +183,7 @@ class Checkpoints:
 
         Raises:
           DamagedError: the checkpoint cannot be read, or is not what was saved.
+          AnotherStateError: it holds a state with other parts than `like`.
         """
         like = jax.device_get(like)
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
@@ -249,6 +254,8 @@ class Checkpoints:
     def _read(self, step: int, **items: Any) -> Any:
         with self._reading(step):
             self._verify(step)
+        before = f"checkpoint {self._root / str(step)} holds a state with other parts: "
+        with _Named(AnotherStateError, before, ""):  # its files are those that were written
             return self._manager.restore(step, args=ocp.args.Composite(**items))
 
     def _seal(self) -> None:

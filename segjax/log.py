@@ -122,7 +122,7 @@ class Reporter:
         now, steps = time.perf_counter(), len(fetched)
         passed = now - self._time
         row = {
-            "loss": float(np.mean([metrics["loss"] for metrics in fetched])),
+            "loss": float(np.mean([float(metrics["loss"]) for metrics in fetched])),
             "lr": float(self._lr((step - 1) // self._config.optim.accumulate)),
             "grad_norm": norm,
             "images_per_second": steps * self._config.train.batch_size / passed,

@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -218,6 +218,10 @@ def resume(
             trained = checkpoints.metadata(step)["config"]
             _refuse_another(workdir, trained, config, checkpoints.shapes(step), like)
             restored, position = checkpoints.restore(step, like)
+        except checkpoint.AnotherStateError as error:  # empty parts, which have no shapes
+            lines = config_lib.differences(trained, _plain(config))
+            fields = [line for line in lines if line.startswith(("optim.", "model.", "crf."))]
+            raise _another(workdir, "optimiser", fields, str(error)) from error
         except checkpoint.DamagedError as error:
             damaged = damaged or error
             log.warn(f"{error}")
@@ -278,11 +282,13 @@ def _refuse_another(
             f"the checkpoints of {workdir} lack arrays of their own network, or another version of "
             f"segjax wrote them ({shapes} now)"
         )
-    weights = "" if in_network else " To train its weights anew with another optimiser:"
-    raise ValueError(
-        f"{workdir} holds a run with another {what}: {', '.join(fields)} ({len(different)} arrays "
-        f"differ, {shapes} now). Go on with the fields it was trained with, or choose another "
-        f"--workdir.{weights or ' To start from what fits of it:'} "
+    raise _another(workdir, what, fields, f"{len(different)} arrays differ, {shapes} now")
+
+
+def _another(workdir: pathlib.Path, what: str, fields: Sequence[str], why: str) -> ValueError:
+    return ValueError(
+        f"{workdir} holds a run with another {what}: {', '.join(fields)} ({why}). Go on with the "
+        "fields it was trained with, or choose another --workdir. To start from what fits of it: "
         f"--config.train.init_from={workdir} --workdir=ANOTHER"
     )
 

@@ -167,6 +167,14 @@ def test_any_flipped_bit_is_found(tmp_path):
             checkpoints.variables(1)
 
 
+def test_a_state_with_other_parts_is_told_from_damage(tmp_path):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1)
+        other = a_state().replace(params={"conv2": {"kernel": jnp.zeros((4, 4))}})
+        with pytest.raises(checkpoint.AnotherStateError, match="holds a state with other parts"):
+            checkpoints.restore(1, other)
+
+
 def test_a_damaged_checkpoint_is_set_aside_and_its_step_saved_again(tmp_path):
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         for step in (1, 2):

@@ -192,6 +192,10 @@ def test_a_run_of_another_network_or_optimiser_is_refused_and_left_as_it_was(tmp
     other.optim.ema_decay = 0.9
     with pytest.raises(ValueError, match=r"another optimiser: optim\.ema_decay: 0\.0 -> 0\.9"):
         training.train(other, run)
+    other = settings(tmp_path, 2)
+    other.optim.momentum = 0.0
+    with pytest.raises(ValueError, match=r"another optimiser: optim\.momentum: 0\.9 -> 0\.0"):
+        training.train(other, run)
     with monkeypatch.context() as patch:
         real = config_lib.to_dict
         named = lambda config: real(config) | {"data": real(config)["data"] | {"name": "camvid"}}

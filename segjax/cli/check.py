@@ -1,19 +1,27 @@
 """segjax check: what is in the folder of a data set, and what to write to train on it."""
 
 import argparse
+import functools
 import pathlib
+import shlex
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from segjax.cli import arguments as shared
 
+if TYPE_CHECKING:
+    from segjax import config as config_lib
+    from segjax.data import datasets
+
+CROP = 256  # pixels; sides of a crop that trains on a CPU
 # What is in the folder of a data set, in the order in which it is looked for.
 LAYOUTS = {
     "cityscapes": ("leftImg8bit",),
     "voc_segmentation": ("JPEGImages",),
     "ade20k": ("annotations", "images"),
     "camvid": ("train", "trainannot"),
-    "folder": ("images", "masks"),
 }
+EXPORTS = ("labelmap.txt", "class_names.txt")  # class lists of CVAT and labelme
 NESTED = ("VOC2012", "VOCdevkit/VOC2012", "ADEChallengeData2016")
 
 EXAMPLES = """\
@@ -40,20 +48,33 @@ def main(argv: Sequence[str]) -> None:
     )
     found = datasets.check(data, arguments.splits)
     console = Console()
+    say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
     console.print(found.table())
-    height, width = found.crop
-    lines = [
-        f"every file of {', '.join(found.summaries)} can be used; to train on it:",
-        f"  --config.data.name={name}",
-        *([f"  --config.data.dir={given}"] if data.dir else []),
-        *([f'  --config.data.label_map="{data.label_map}"'] if data.label_map else []),
-        *([f'  --config.data.options="{data.options}"'] if data.options else []),
-        f"  --config.model.num_classes={found.dataset.num_classes}",
-        f'  --config.augment.crop="({height}, {width})"',
-        "  --config.loss.class_weights=median_frequency, which is "
-        + ",".join(f"{weight:.4f}" for weight in found.class_weights),
-    ]
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    for line in found.skipped:
+        say(line)
+    weights = ",".join(f"{weight:.4f}" for weight in found.class_weights)
+    say(f"median-frequency class weights: {weights}")
+    say(f"every file of {', '.join(found.summaries)} can be used; to train on it, paste:\n")
+    say(command(data, found))
+
+
+def command(data: "config_lib.Data", found: "datasets.Checked") -> str:
+    """Returns the command that trains on a data set as it was checked."""
+    canvas = tuple(-(-side // 8) * 8 for side in found.canvas(*found.summaries))
+    values = {
+        "data.name": data.name,
+        "data.dir": data.dir,
+        "data.label_map": data.label_map,
+        "data.options": data.options,
+        "data.canvas": canvas,
+        "data.train_split": next(iter(found.summaries)),
+        "data.val_split": list(found.summaries)[-1],
+        "model.num_classes": found.dataset.num_classes,
+        "augment.crop": tuple(min(side, CROP) for side in canvas),
+    }
+    words = ["segjax train", "--config=own_folder", "--workdir=runs/own"]
+    words += [shlex.quote(f"--config.{name}={v}") for name, v in values.items() if v != ""]
+    return " \\\n    ".join(words)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,7 +84,10 @@ def parser() -> argparse.ArgumentParser:
         "data", metavar="DATA", help="its folder; or shapes, the data set that is built in"
     )
     parser.add_argument(
-        "--name", default="", choices=sorted(LAYOUTS), help="of its layout [told by its folders]"
+        "--name",
+        default="",
+        choices=sorted([*LAYOUTS, "folder"]),
+        help="of its layout [told by its folders]",
     )
     parser.add_argument(
         "--splits", nargs="+", default=["train", "val"], metavar="SPLIT", help="[train val]"
@@ -74,18 +98,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def layout(folder: pathlib.Path) -> str:
-    """Returns the name of the data set in a folder, told by its subfolders."""
+    """Returns the name of the data set in a folder, told by what is in it."""
     if folder.name == "shapes" and not folder.exists():
         return "shapes"
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; give that of a data set, or shapes")
+    if any((folder / name).is_file() for name in EXPORTS):
+        return "folder"
     roots = [folder, *(folder / nested for nested in NESTED)]
     for name, parts in LAYOUTS.items():
         if any(all((root / part).is_dir() for part in parts) for root in roots):
             return name
-    there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-    known = "; ".join(f"{name}: {', '.join(parts)}" for name, parts in LAYOUTS.items())
-    raise ValueError(
-        f"{folder} has the layout of no known data set; it holds {there}. Looked for are {known}; "
-        "your own data needs images/ and masks/"
-    )
+    return "folder"  # which says what it looked for

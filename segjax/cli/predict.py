@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from segjax.cli import arguments as shared
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 AHEAD = 4  # pictures read while one is predicted
 FAILED = 1  # exit code
 SHARES = "shares.csv"  # in the folder of the outputs
@@ -200,6 +199,7 @@ def _pictures(given: Sequence[str]) -> list[tuple[pathlib.Path, pathlib.Path]]:
     Raises:
       ValueError: there is no such file, or no picture in a folder.
     """
+    from segjax.data.folders import IMAGES, Walk, near_miss
     from segjax.predict import label_files
 
     found: dict[Any, tuple[pathlib.Path, pathlib.Path]] = {}
@@ -207,7 +207,10 @@ def _pictures(given: Sequence[str]) -> list[tuple[pathlib.Path, pathlib.Path]]:
     for text in given:
         path = pathlib.Path(text).expanduser()
         if path.is_dir():
-            pictures = _walk(path)
+            walk = Walk(path)
+            for line in walk.skipped:
+                print(line, file=sys.stderr)
+            pictures = walk.files
             own = [p for p in pictures if label_files.is_own(p)]
             written += len(own)
             pairs = [(p, path) for p in pictures if p not in set(own)]
@@ -216,7 +219,8 @@ def _pictures(given: Sequence[str]) -> list[tuple[pathlib.Path, pathlib.Path]]:
         elif path.exists():
             pairs = [(path, path.parent)]
         else:
-            raise ValueError(f"{text} does not exist")
+            near = near_miss(path)
+            raise ValueError(f"{text} does not exist" + (f" ({near})" if near else ""))
         for picture, folder in pairs:
             # A picture that is given twice, in whatever spelling, is predicted once.
             same = picture.parent.resolve() / picture.name, _name(picture, folder, 0)
@@ -224,18 +228,6 @@ def _pictures(given: Sequence[str]) -> list[tuple[pathlib.Path, pathlib.Path]]:
     if written:
         print(f"skipped {written} files that segjax predict wrote", file=sys.stderr)
     return list(found.values())
-
-
-def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the pictures below a folder, sorted; links are followed, hidden files are not."""
-    seen, found = set(), []
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        folders[:] = [] if real in seen else [f for f in folders if not f.startswith(".")]
-        files = [] if real in seen else [f for f in files if not f.startswith(".")]
-        seen.add(real)
-        found += [pathlib.Path(root, f) for f in files if f.lower().endswith(IMAGES)]
-    return sorted(found)
 
 
 def _name(picture: pathlib.Path, folder: pathlib.Path, level: int) -> str:

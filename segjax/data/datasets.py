@@ -1,6 +1,7 @@
 """The data sets, and how a raw folder becomes records on disk."""
 
 import ast
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import rich.markup
 import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.table import Table
@@ -118,6 +120,7 @@ class Checked:
 
     dataset: Dataset
     summaries: dict[str, Summary]  # split: what it holds; the first one is to train on
+    skipped: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)  # files left out
 
     @property
     def class_weights(self) -> np.ndarray:
@@ -154,7 +157,7 @@ class Checked:
                 f"{s.pixels[i] / sum(s.pixels):.2%} in {s.images[i]}"
                 for s in self.summaries.values()
             ]
-            table.add_row(str(i), name, *shares, weight)
+            table.add_row(str(i), rich.markup.escape(name), *shares, weight)
         height, width = self.canvas(*self.summaries)
         least = [
             min(getattr(s, side) for s in self.summaries.values())
@@ -212,9 +215,11 @@ def prepare(data: config.Data, splits: Sequence[str] = (), *, show: bool = True)
         for split, folder in folders.items()
     }
     dataset = _complete(find(data.name), next(iter(builders.values())), summaries)
-    prepared = Prepared(dataset, summaries, folders)
+    prepared = Prepared(dataset, summaries, folders, skipped=_skipped(builders))
     if written and show:
         Console().print(prepared.table())
+        for line in prepared.skipped:
+            Console().print(line, highlight=False, markup=False, soft_wrap=True)
     return prepared
 
 
@@ -230,7 +235,8 @@ def check(data: config.Data, splits: Sequence[str] = ()) -> Checked:
         for _ in builder.summarize():
             pass
     summaries = {split: builder.summary for split, builder in builders.items()}
-    return Checked(_complete(find(data.name), next(iter(builders.values())), summaries), summaries)
+    dataset = _complete(find(data.name), next(iter(builders.values())), summaries)
+    return Checked(dataset, summaries, skipped=_skipped(builders))
 
 
 def find(name: str) -> Dataset:
@@ -295,6 +301,11 @@ def _with_folders() -> str:
     return ", ".join(n for n, d in DATASETS.items() if d.builder.LAYOUT and n != "folder")
 
 
+def _skipped(builders: dict[str, SegmentationBuilder]) -> tuple[str, ...]:
+    lines = [line for builder in builders.values() for line in builder.skipped]
+    return tuple(dict.fromkeys(lines))
+
+
 def _folder(builder: SegmentationBuilder, data: config.Data) -> pathlib.Path:
     """Returns where the records of a split belong; a changed file or option changes the name."""
     said = [FORMAT, str(builder.VERSION), data.options, data.label_map, builder.fingerprint()]
@@ -309,7 +320,8 @@ def _write(builder: SegmentationBuilder, final: pathlib.Path) -> bool:
         return False
     final.parent.mkdir(parents=True, exist_ok=True)
     with final.with_name(f"{final.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released by the system when a process is killed
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released by the system when a process is killed
         if final.exists():
             return False
         unfinished = final.with_name(f"{final.name}.tmp")

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from segjax.data import images
+from segjax.data.folders import near_miss, printable
 from segjax.data.images import DataError
 from segjax.ops import IGNORE_LABEL
 
@@ -170,14 +171,16 @@ def read_pair(
     Raises:
         DataError: the message begins with the name of the file at fault, relative to `root`.
     """
-    name, mask_name = (p.relative_to(root).as_posix() for p in (pair.image, pair.mask))
+    name, mask_name = (printable(p.relative_to(root).as_posix()) for p in (pair.image, pair.mask))
     match pair.image.exists(), pair.mask.exists():
         case False, False:
-            raise DataError(f"{name} is listed, but does not exist, nor does {mask_name}")
+            raise DataError(
+                f"{name} is listed, but does not exist{_near(pair.image)}, nor does {mask_name}"
+            )
         case True, False:
-            raise DataError(f"{name} has no mask: {mask_name} is expected")
+            raise DataError(f"{name} has no mask: {mask_name} is expected{_near(pair.mask)}")
         case False, True:
-            raise DataError(f"{mask_name} has no image: {name} is expected")
+            raise DataError(f"{mask_name} has no image: {name} is expected{_near(pair.image)}")
     with _about(name):
         data = pair.image.read_bytes()
         rgb = images.read_image(data)
@@ -195,6 +198,11 @@ def read_pair(
             "resizing of one (masks by nearest neighbour), or pair the right ones"
         )
     return make_example(pair.id, data, rgb, label, orientation)
+
+
+def _near(path: pathlib.Path) -> str:
+    near = near_miss(path)
+    return f" ({near})" if near else ""
 
 
 @contextlib.contextmanager

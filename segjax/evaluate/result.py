@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import rich.markup
 import rich.table
 
 from segjax.metrics import Scores
@@ -104,14 +105,14 @@ class Evaluation:
 
     def table(self, classes: Sequence[str], title: str) -> rich.table.Table:
         """A table with a row per class and the means below, in per cent."""
-        table = rich.table.Table(title=title, show_footer=True)
+        table = rich.table.Table(title=rich.markup.escape(title), show_footer=True)
         table.add_column("class", "mean")
         columns = self._compared()
         signs = ["+" if key.endswith("change") else "" for key, _, _, _ in columns]
         for (_, heading, _, mean), sign in zip(columns, signs, strict=True):
             table.add_column(heading, _percent(mean, sign), justify="right")
         for name, *row in zip(classes, *(values for _, _, values, _ in columns), strict=True):
-            table.add_row(name, *map(_percent, row, signs))
+            table.add_row(rich.markup.escape(name), *map(_percent, row, signs))
         table.caption = f"{self.images} images, {self._means()}"
         if self.refined is not None:
             table.caption += f"\nwith CRF {self.refined._means()}"

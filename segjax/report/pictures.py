@@ -50,7 +50,7 @@ def sheet(
             colourize(prediction, palette),
             errors(label, prediction),
         )
-        height = round(width * image.shape[0] / image.shape[1])
+        height = max(round(width * image.shape[0] / image.shape[1]), 1)
         scaled = [cv2.resize(p, (width, height), interpolation=_fit(p, width)) for p in pictures]
         line = np.concatenate([np.pad(p, _margin(4), constant_values=_PAPER) for p in scaled], 1)
         valid = label != IGNORE_LABEL

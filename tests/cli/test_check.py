@@ -1,5 +1,7 @@
 """segjax check."""
 
+import shlex
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,6 +22,7 @@ def write_folder(root, count=10, ids=2):
     return root
 
 
+@pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections
 def test_check_says_what_is_there_and_what_to_write(tmp_path, capsys):
     root = write_folder(tmp_path / "mine")
     assert cli.main(["check", str(root)]) == 0
@@ -27,14 +30,18 @@ def test_check_says_what_is_there_and_what_to_write(tmp_path, capsys):
     for text in ("class 0", "class 1", "largest image 40x60", "--config.data.name=folder"):
         assert text in printed
     assert f"--config.data.dir={root}" in printed and "num_classes=2" in printed
-    assert '--config.augment.crop="(41, 65)"' in printed  # 8k + 1 pixels
+    assert "'--config.augment.crop=(40, 64)'" in printed
+    command = printed[printed.index("segjax train") :].replace("\\\n", " ")
+    words = shlex.split(command)
+    small = ["--config.train.steps=1", "--config.model.width=2", f"--config.data.cache={tmp_path}"]
+    assert cli.main([*words[1:], f"--workdir={tmp_path}/run", *small]) == 0
 
 
 def test_check_changes_ids(tmp_path, capsys):
     root = write_folder(tmp_path / "mine", ids=256)
     assert cli.main(["check", str(root), "--label-map", "{0:0,255:1}"]) == 0
     printed, _ = said(capsys)
-    assert '--config.data.label_map="{0:0,255:1}"' in printed
+    assert "'--config.data.label_map={0:0,255:1}'" in printed
     assert cli.main(["check", str(root)]) == 2  # objects of id 255 would be ignored
 
 
@@ -61,7 +68,7 @@ def test_check_names_mistakes(tmp_path, capsys):
     assert "is no folder" in said(capsys)[1]
     (tmp_path / "pictures").mkdir()
     assert cli.main(["check", str(tmp_path)]) == 2
-    assert "it holds pictures. Looked for are cityscapes: leftImg8bit" in said(capsys)[1]
+    assert "has no images. The data set 'folder' is laid out like this" in said(capsys)[1]
     root = write_folder(tmp_path / "mine")
     (root / "images" / "3.png").write_bytes(b"")
     assert cli.main(["check", str(root)]) == 2

@@ -310,7 +310,7 @@ def test_an_empty_folder(own, tmp_path):
         file.unlink()
     check_raises(own, f"{own.dir}/images has no images", "laid out like this")
     nowhere = dataclasses.replace(own, dir=str(tmp_path / "nowhere"))
-    check_raises(nowhere, "nowhere/images does not exist")
+    check_raises(nowhere, "nowhere does not exist")
 
 
 def test_a_folder_of_too_few_images_for_validation(own):

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import os
 import pathlib
 import re
 import sys
@@ -15,10 +16,10 @@ from rich.console import Console
 from rich.progress import track
 
 from segjax.data.examples import Example, Pair, Summary, read_pairs
+from segjax.data.folders import Walk
 from segjax.data.images import DataError
 from segjax.data.labels import to_train_ids
-
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+from segjax.data.text import Line, read_lines
 
 
 class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -61,6 +62,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         self.label_map = label_map or {}
         self.colours: Mapping[tuple[int, int, int], int] | None = None
         self.summary = Summary()
+        self.skipped: list[str] = []  # sentences on files that were left out
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     def find_pairs(self) -> list[Pair]:
@@ -111,20 +113,22 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             self.download_and_prepare()
         return pathlib.Path(self.data_dir)
 
-    def list_images(self, folder: pathlib.Path, pattern: str = "*") -> list[pathlib.Path]:
-        """Returns the image files of a folder, sorted.
+    def walk(self, folder: pathlib.Path) -> Walk:
+        """Returns the image files below a folder, and remembers what was skipped.
 
         Raises:
             DataError: there is no such folder, or no image in it.
         """
-        found = [p for p in sorted(folder.glob(pattern)) if p.suffix.lower() in IMAGES]
-        if not found:
+        found = Walk(folder)
+        if not found.files:
             what = "has no images" if folder.is_dir() else "does not exist"
-            raise DataError(self._misplaced(f"{folder} {what}"))
+            said = "".join(f"; {line}" for line in found.skipped)
+            raise DataError(self._misplaced(f"{folder} {what}{said}"))
+        self.skipped += [line for line in found.skipped if line not in self.skipped]
         return found
 
-    def read_list(self, folder: pathlib.Path, split: str) -> list[str]:
-        """Returns the lines of the list `split` in a folder of lists, empty ones left out.
+    def read_list(self, folder: pathlib.Path, split: str) -> list[Line]:
+        """Returns the lines of the list `split` in a folder of lists.
 
         Raises:
             DataError: there is no such list, or nothing in it.
@@ -133,12 +137,22 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         if not folder.is_dir():
             raise DataError(self._misplaced(f"{folder} does not exist"))
         if not file.exists():
-            there = ", ".join(sorted(p.stem for p in folder.glob("*.txt"))) or "none"
+            there = ", ".join(sorted(p.stem for p in Walk(folder, (".txt",)).files)) or "none"
             raise DataError(f"{file} does not exist; the lists there are: {there}")
-        lines = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+        lines = read_lines(file)
         if not lines:
             raise DataError(f"{file} is empty; it has to name an image a line")
         return lines
+
+    def inside(self, path: pathlib.Path, line: Line, file: pathlib.Path) -> pathlib.Path:
+        """Returns a path that a list names; raises DataError where it leaves the data set."""
+        plain = pathlib.Path(os.path.normpath(path))
+        if not plain.is_relative_to(self.root):
+            raise DataError(
+                f"{file}, line {line.number}: {line.text!r} leaves {self.root}; paths of a list "
+                "are below the folder of the data set"
+            )
+        return plain
 
     def _misplaced(self, what: str) -> str:
         return (

@@ -41,7 +41,8 @@ class Cityscapes(SegmentationBuilder):
         super().__init__(root, split, **kwargs)
 
     def find_pairs(self) -> list[Pair]:
-        images = self.list_images(self.root / "leftImg8bit" / self.split, "*/*_leftImg8bit.png")
+        found = self.walk(self.root / "leftImg8bit" / self.split).files
+        images = [path for path in found if path.name.endswith("_leftImg8bit.png")]
         pairs = self._with_masks(images, "labelIds")
         if not pairs[0].mask.exists():
             train_ids = self._with_masks(images, "labelTrainIds")

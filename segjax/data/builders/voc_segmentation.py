@@ -4,7 +4,10 @@ from typing import Any, ClassVar
 
 from segjax.data.builders.base import SegmentationBuilder
 from segjax.data.examples import Pair
+from segjax.data.folders import printable
+from segjax.data.images import DataError
 from segjax.data.labels import colour_map
+from segjax.data.text import columns
 
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
@@ -39,11 +42,22 @@ class VocSegmentation(SegmentationBuilder):
     def find_pairs(self) -> list[Pair]:
         masks = "SegmentationClassAug" if self.split == "trainaug" else "SegmentationClass"
         pairs = []
-        for line in self.read_list(self.root / "ImageSets/Segmentation", self.split):
-            image, *mask = line.split()
-            if mask:
-                paths = self.root / image.lstrip("/"), self.root / mask[0].lstrip("/")
-            else:
-                paths = self.root / f"JPEGImages/{image}.jpg", self.root / f"{masks}/{image}.png"
-            pairs.append(Pair(paths[0].stem, *paths))
+        lists = self.root / "ImageSets/Segmentation"
+        own = [name for name in ("labelmap.txt", "class_names.txt") if (self.root / name).is_file()]
+        if own:
+            raise DataError(
+                f"{self.root / own[0]} lists classes of its own, so this is no PASCAL VOC but an "
+                "export in its layout; write --config.data.name=folder"
+            )
+        for line in self.read_list(lists, self.split):
+            name = line.text
+            for ending in (".jpg", ".png"):  # lists of names, as VOC has them, know no endings
+                name = name.removesuffix(ending)
+            image, mask = f"JPEGImages/{name}.jpg", f"{masks}/{name}.png"
+            words = columns(line.text)
+            if not (self.root / image).exists() and len(words) == 2:
+                image, mask = (word.lstrip("/") for word in words)
+            file = lists / f"{self.split}.txt"
+            paths = [self.inside(self.root / path, line, file) for path in (image, mask)]
+            pairs.append(Pair(printable(paths[0].stem), *paths))
         return pairs
