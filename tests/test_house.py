@@ -142,10 +142,7 @@ WALKS = {
     "segjax/cli/compilation_cache.py": "its own folder",
     "segjax/cli/configs.py": "the shipped configurations",
     "segjax/report/__init__.py": "the evaluations and pictures of a run",
-    "segjax/data/builders/base.py": "to be moved to data/folders.py",
-    "segjax/data/builders/folder.py": "to be moved to data/folders.py",
-    "segjax/cli/predict.py": "to be moved to data/folders.py",
-    "segjax/cli/check.py": "to be moved to data/folders.py",
+    "segjax/data/folders.py": "the one walk of a folder of data",
 }
 DRAWERS = {"utils", "util", "helpers", "common", "misc"}
 

@@ -49,5 +49,5 @@ class Ade20k(SegmentationBuilder):
         folder = FOLDERS[self.split]
         return [
             Pair(p.stem, p, self.root / "annotations" / folder / f"{p.stem}.png")
-            for p in self.walk(self.root / "images" / folder).by_stem().values()
+            for p in self.images_below(self.root / "images" / folder).by_stem().values()
         ]

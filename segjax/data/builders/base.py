@@ -113,7 +113,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             self.download_and_prepare()
         return pathlib.Path(self.data_dir)
 
-    def walk(self, folder: pathlib.Path) -> Walk:
+    def images_below(self, folder: pathlib.Path) -> Walk:
         """Returns the image files below a folder, and remembers what was skipped.
 
         Raises:

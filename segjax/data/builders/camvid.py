@@ -31,5 +31,5 @@ class Camvid(SegmentationBuilder):
     def find_pairs(self) -> list[Pair]:
         return [
             Pair(p.stem, p, self.root / f"{self.split}annot" / f"{p.stem}.png")
-            for p in self.walk(self.root / self.split).by_stem().values()
+            for p in self.images_below(self.root / self.split).by_stem().values()
         ]

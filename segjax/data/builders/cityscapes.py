@@ -41,7 +41,7 @@ class Cityscapes(SegmentationBuilder):
         super().__init__(root, split, **kwargs)
 
     def find_pairs(self) -> list[Pair]:
-        found = self.walk(self.root / "leftImg8bit" / self.split).files
+        found = self.images_below(self.root / "leftImg8bit" / self.split).files
         images = [path for path in found if path.name.endswith("_leftImg8bit.png")]
         pairs = self._with_masks(images, "labelIds")
         if not pairs[0].mask.exists():

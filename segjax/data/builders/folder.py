@@ -159,7 +159,7 @@ class Folder(SegmentationBuilder):
 
     def _pair(self, images: pathlib.Path, masks: pathlib.Path) -> list[Pair]:
         """Pairs files by their path without suffix; one without a partner gets an expected one."""
-        found = self.walk(images)
+        found = self.images_below(images)
         if images == masks:
             suffix = self._suffix or _suffix_of([p.stem for p in found.files])
             if not suffix:
