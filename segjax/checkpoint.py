@@ -18,6 +18,7 @@ from segjax.state import TrainState
 SCORES = "scores.json"  # in the folder of the checkpoints: scores by step
 ITEMS = ("state", "position", "metadata")  # folders of a checkpoint
 CHECKSUMS = "checksums.json"  # in the folder of a checkpoint: SHA-256 of its files
+Shape = tuple[int, ...] | None
 
 
 class DamagedError(ValueError):
@@ -167,29 +168,53 @@ class Checkpoints:
             raise ValueError(f"no checkpoint {name!r}; accepted are best, latest, {saved}")
         return step
 
-    def shapes(self, step: int) -> dict[str, tuple[int, ...]]:
-        """Returns the shape of each array of the state saved at a step, by path; reads no array.
+    def differing(self, step: int, like: TrainState) -> dict[str, tuple[Shape, Shape]]:
+        """Returns the arrays in which the state saved at a step differs from another; reads none.
+
+        Args:
+          step: of the checkpoint.
+          like: a state.
+
+        Returns:
+          By path, "params/conv1/kernel", the shape that is saved and that of `like`; None for none.
 
         Raises:
           DamagedError: the checkpoint cannot be read.
         """
         with self._reading(step):
             self._verify(step)
-            tree = self._manager.item_metadata(step)["state"]
-            return {path: tuple(leaf.shape) for path, leaf in _by_path(tree.tree)}
+            tree = self._manager.item_metadata(step)["state"].tree
+        saved = {path: tuple(leaf.shape) for path, leaf in _by_path(tree)}
+        wanted = {path: np.shape(leaf) for path, leaf in _by_path(like)}
+        pairs = {path: (saved.get(path), wanted.get(path)) for path in sorted({*saved, *wanted})}
+        return {path: (old, new) for path, (old, new) in pairs.items() if old != new}
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Returns the state and the position saved at a step.
+
+        Args:
+          step: of the checkpoint.
+          like: a state of the same network and optimiser.
 
         Raises:
           DamagedError: the checkpoint cannot be read, or is not what was saved.
           AnotherStateError: it holds a state with other parts than `like`.
         """
-        like = jax.device_get(like)
-        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        found = self._read(
-            step, state=ocp.args.StandardRestore(shapes), position=ocp.args.JsonRestore()
-        )
+        if different := self.differing(step, like):
+            path, (old, new) = next(iter(different.items()))
+            raise AnotherStateError(
+                f"checkpoint {self._root / str(step)} holds a state with other parts, of another "
+                f"model, crf or optim: {path} is {old} in it and {new} now, as one of "
+                f"{len(different)}"
+            )
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, jax.device_get(like))
+        items = {"state": ocp.args.StandardRestore(shapes), "position": ocp.args.JsonRestore()}
+        if (self._root / str(step) / CHECKSUMS).is_file():  # its files are those that were written
+            before = f"checkpoint {self._root / str(step)} holds a state with other parts: "
+            with _Named(AnotherStateError, before):
+                found = self._manager.restore(step, args=ocp.args.Composite(**items))
+        else:
+            found = self._read(step, **items)
         return found.state, found.position
 
     def variables(self, step: int) -> dict[str, Any]:
@@ -254,8 +279,6 @@ class Checkpoints:
     def _read(self, step: int, **items: Any) -> Any:
         with self._reading(step):
             self._verify(step)
-        before = f"checkpoint {self._root / str(step)} holds a state with other parts: "
-        with _Named(AnotherStateError, before, ""):  # its files are those that were written
             return self._manager.restore(step, args=ocp.args.Composite(**items))
 
     def _seal(self) -> None:

@@ -96,7 +96,8 @@ class Reporter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        with contextlib.suppress(OSError):  # the terminal hung up
+            self._bar.stop()
 
     def add(self, step: int, metrics: dict[str, jax.Array], ids: list[str]) -> None:
         """Takes the metrics of a step, which may still be running."""
@@ -146,12 +147,17 @@ class Reporter:
 
 def say(text: str) -> None:
     """Prints a line on stderr as it is: names and paths are no markup."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    _print(text)
 
 
 def warn(text: str) -> None:
     """Prints a line on stderr that stands out, as it is: names and paths are no markup."""
-    console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    _print(text, "yellow")
+
+
+def _print(text: str, style: str | None = None) -> None:
+    with contextlib.suppress(OSError):  # the terminal hung up, the disk of a log file is full
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -176,10 +182,10 @@ def progress() -> rich.progress.Progress:
     """Returns the progress bar of a run; `fields[text]` is shown behind it."""
     whole = rich.table.Column(no_wrap=True, overflow="ignore")
     return rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}", table_column=whole),
+        rich.progress.TextColumn("{task.description}", markup=False, table_column=whole),
         rich.progress.BarColumn(bar_width=12),
         rich.progress.MofNCompleteColumn(table_column=whole),
-        rich.progress.TextColumn("{task.fields[text]}", table_column=whole),
+        rich.progress.TextColumn("{task.fields[text]}", markup=False, table_column=whole),
         rich.progress.TimeRemainingColumn(table_column=whole),
         console=console,
         disable=jax.process_index() != 0 or not console.is_terminal,

@@ -117,7 +117,7 @@ def make(
 def measure(config: Config, crop: tuple[int, int], batch: int) -> Point:
     """Compiles the training step of one device for a crop and a batch."""
     config = dataclasses.replace(config, augment=dataclasses.replace(config.augment, crop=crop))
-    now, tx = _state(config, crop)
+    shapes, tx = _state(config, crop)
     step = steps.parallel(
         steps.train_step, config=config, tx=tx, donate=True, devices=jax.local_devices()[:1]
     )
@@ -126,7 +126,7 @@ def measure(config: Config, crop: tuple[int, int], batch: int) -> Point:
         "image": jax.ShapeDtypeStruct((1, batch, *canvas, 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct((1, batch, *canvas), jnp.int32),
     }
-    compiled = step.lower(now, images, jax.random.key(0)).compile()
+    compiled = step.lower(shapes, images, jax.random.key(0)).compile()
     cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Point(

@@ -4,13 +4,13 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 
 import jax
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SHOW_CURSOR = "\x1b[?25h"  # which a progress bar has hidden
 
 
 class StoppedError(Exception):
@@ -50,7 +50,7 @@ def stop_signals() -> Iterator[Stop]:
                 continue
             name = signal.Signals(number[0]).name
             if stop.signal is not None:
-                _say(f"{name} again: leaving at once")
+                _say(f"{SHOW_CURSOR if os.isatty(2) else ''}{name} again: leaving at once")
                 os._exit(128 + number[0])
             stop.signal = number[0]
             _say(f"{name}: stopping after this step, once more to leave at once")
@@ -72,4 +72,5 @@ def stop_signals() -> Iterator[Stop]:
 
 def _say(line: str) -> None:
     # Not by the console: it may be held by the thread that was interrupted.
-    os.write(sys.__stderr__.fileno(), f"\n{line}\n".encode())
+    with contextlib.suppress(OSError):  # the terminal hung up
+        os.write(2, f"\n{line}\n".encode())

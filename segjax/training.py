@@ -301,7 +301,7 @@ def metadata(
 def recompute_batch_stats(
     config: Config,
     prepared: datasets.Prepared,
-    now: state_lib.TrainState,
+    state: state_lib.TrainState,
     key: jax.Array,
     each: Callable[[], None] = lambda: None,
 ) -> state_lib.TrainState:
@@ -316,8 +316,8 @@ def recompute_batch_stats(
         images = config.data.num_train or len(prepared.source(config.data.train_split))
         count = -(-images // size)
     step = steps.parallel(steps.batch_stats_step, config=config)
-    variables = {"params": now.eval_params, "batch_stats": now.batch_stats}
-    total = jax.tree.map(np.zeros_like, jax.device_get(now.batch_stats))
+    variables = {"params": state.eval_params, "batch_stats": state.batch_stats}
+    total = jax.tree.map(np.zeros_like, jax.device_get(state.batch_stats))
     with train_batches(config, prepared) as batches, log.progress() as bar:
         task = bar.add_task("BatchNorm statistics", total=count, text="")
         for i in range(count):
@@ -327,7 +327,7 @@ def recompute_batch_stats(
             total = jax.tree.map(lambda t, s: t + np.asarray(s) / count, total, stats)
             bar.advance(task)
             each()
-    return now.replace(batch_stats=total)
+    return state.replace(batch_stats=total)
 
 
 def join(

@@ -215,8 +215,8 @@ def resume(
     damaged: checkpoint.DamagedError | None = None
     for step in reversed(checkpoints.steps()):
         try:
-            trained = checkpoints.metadata(step)["config"]
-            _refuse_another(workdir, trained, config, checkpoints.shapes(step), like)
+            trained = checkpoints.metadata(step).get("config", {})
+            _refuse_another(workdir, trained, config, checkpoints.differing(step, like))
             restored, position = checkpoints.restore(step, like)
         except checkpoint.AnotherStateError as error:  # empty parts, which have no shapes
             lines = config_lib.differences(trained, _plain(config))
@@ -253,8 +253,7 @@ def _refuse_another(
     workdir: pathlib.Path,
     trained: Mapping[str, Any],
     config: Config,
-    saved: Mapping[str, tuple[int, ...]],
-    like: state.TrainState,
+    different: Mapping[str, tuple[checkpoint.Shape, checkpoint.Shape]],
 ) -> None:
     """Raises ValueError where a checkpoint is of another network, optimiser or data set."""
     lines = list(config_lib.differences(trained, _plain(config)))
@@ -263,20 +262,14 @@ def _refuse_another(
         raise ValueError(
             f"{workdir} holds a run with other data ({', '.join(others)}); choose another --workdir"
         )
-    flat = jax.tree_util.tree_flatten_with_path(like)[0]
-    wanted = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.shape(leaf)
-        for path, leaf in flat
-    }
-    different = sorted(path for path in {*saved, *wanted} if saved.get(path) != wanted.get(path))
     if not different:
         return
     in_network = any(path.startswith(("params/", "batch_stats/")) for path in different)
     parts = ("model.", "crf.") if in_network else ("optim.", "model.")
     fields = [line for line in lines if line.startswith(parts)]
     what = "network" if in_network else "optimiser"
-    first = different[0]
-    shapes = f"{first}: {saved.get(first, 'none')} in the checkpoint, {wanted.get(first, 'none')}"
+    first, (old, new) = next(iter(different.items()))
+    shapes = f"{first}: {old} in the checkpoint, {new}"
     if not fields:
         raise checkpoint.DamagedError(
             f"the checkpoints of {workdir} lack arrays of their own network, or another version of "

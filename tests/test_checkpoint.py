@@ -47,6 +47,35 @@ def test_state_position_and_metadata_come_back_bit_for_bit(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, now, expected)
 
 
+@pytest.mark.parametrize(
+    "fields", [{"momentum": 0.0}, {"ema_decay": 0.9}, {"accumulate": 1}, {"freeze": ("conv1",)}]
+)
+def test_another_optimiser_is_no_damage(tmp_path, fields):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1)
+        other = a_state().params
+        tx = optim.make(config.Optim(**{"accumulate": 2} | fields), other, steps=10)
+        now = state.create({"params": other, "batch_stats": a_state().batch_stats}, tx)
+        with pytest.raises(checkpoint.AnotherStateError, match=r"other parts, .*optim: opt_state/"):
+            checkpoints.restore(1, now)
+        assert all(path.startswith("opt_state/") for path in checkpoints.differing(1, now))
+        assert checkpoints.differing(1, a_state()) == {}
+
+
+def test_another_network_is_no_damage(tmp_path):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1)
+        params = {"conv2": {"kernel": jnp.zeros((4, 4))}}
+        with pytest.raises(checkpoint.AnotherStateError, match="params/conv1/kernel is"):
+            checkpoints.restore(1, a_state().replace(params=params))
+        opt_state = a_state().opt_state
+        more = (*opt_state.inner_opt_state, optax.EmptyState())  # has no arrays
+        with pytest.raises(checkpoint.AnotherStateError, match="holds a state with other parts: "):
+            checkpoints.restore(
+                1, a_state().replace(opt_state=opt_state._replace(inner_opt_state=more))
+            )
+
+
 def test_the_newest_and_the_best_are_kept(tmp_path):
     with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
         for step, iou in enumerate([0.1, 0.9, None, float("nan"), 0.2, None], start=1):
@@ -165,14 +194,6 @@ def test_any_flipped_bit_is_found(tmp_path):
         found = pytest.raises(checkpoint.DamagedError, match="is not the file that was written")
         with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints, found:
             checkpoints.variables(1)
-
-
-def test_a_state_with_other_parts_is_told_from_damage(tmp_path):
-    with checkpoint.Checkpoints(tmp_path) as checkpoints:
-        save(checkpoints, 1)
-        other = a_state().replace(params={"conv2": {"kernel": jnp.zeros((4, 4))}})
-        with pytest.raises(checkpoint.AnotherStateError, match="holds a state with other parts"):
-            checkpoints.restore(1, other)
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_its_step_saved_again(tmp_path):

@@ -1,9 +1,13 @@
 import csv
 import json
 
+import jax.numpy as jnp
 import numpy as np
+import pytest
+from rich.progress import TextColumn
 
 from segjax import log
+from segjax.config import Config, Train
 
 
 def rows(path):
@@ -32,3 +36,63 @@ def test_environment_names_versions_and_devices():
     found = log.environment()
     assert found["packages"]["jax"] and found["devices"] and found["processes"] == 1
     json.dumps(found)
+
+
+@pytest.fixture
+def reporter(tmp_path):
+    config = Config(model=None, train=Train(steps=4, batch_size=2))
+    with log.Log(tmp_path, step=0) as writer, log.Reporter(config, writer, 0) as reporter:
+        yield reporter
+
+
+def metrics(loss):
+    return {"loss": jnp.float32(loss), "grad_norm": jnp.float32(1.0)}
+
+
+def test_a_log_file_gets_a_line_and_metrics_csv_a_row_at_every_flush(tmp_path, reporter, capsys):
+    for step, loss in ((1, 1.0), (2, 2.0), (3, 5.0)):
+        reporter.add(step, metrics(loss), ["a"])
+        if step > 1:
+            reporter.flush(wait=0.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" lr ")[0] for line in lines] == [
+        "step 2 of 4: loss 1.5000",
+        "step 3 of 4: loss 5.0000",
+    ]
+    assert [(row["step"], row["loss"]) for row in rows(tmp_path / "metrics.csv")] == [
+        ("2", "1.5"),
+        ("3", "5.0"),
+    ]
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_named_with_its_step_and_images(tmp_path, reporter, loss):
+    reporter.add(1, metrics(1.0), ["a", "b"])
+    reporter.add(2, metrics(loss), ["c", "[d]"])
+    reporter.add(3, metrics(1.0), ["e", "f"])
+    with pytest.raises(FloatingPointError, match=r"loss became .* at step 2; .* ids c, \[d\]"):
+        reporter.flush(wait=0.0)
+    assert rows(tmp_path / "metrics.csv") == []
+
+
+def test_names_are_printed_as_they_are(capsys):
+    log.say("runs [old]/[/bold] a")
+    with log.harmless("[bold]report"):
+        raise OSError("no [red] space")
+    assert capsys.readouterr().err.splitlines() == [
+        "runs [old]/[/bold] a",
+        "[bold]report could not be written: OSError: no [red] space",
+    ]
+
+
+def test_a_terminal_that_hung_up_costs_nothing(monkeypatch):
+    def gone(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(log.console, "print", gone)
+    log.say("text")
+    log.warn("text")
+
+
+def test_progress_shows_names_as_they_are():
+    assert [c.markup for c in log.progress().columns if isinstance(c, TextColumn)] == [False] * 2

@@ -364,6 +364,7 @@ def test_check_suggests_and_writes_nothing(own):
         ({"options": "train='a'"}, "option train='a' of 'shapes'"),
         ({"label_map": "0"}, "is not a map of ids"),
         ({"label_map": "{0:1}"}, "'shapes' is generated: --config.data.label_map has no effect"),
+        ({"dir": "x"}, "data.dir is x, but 'shapes' is generated and .* --config.data.name=folder"),
         ({"train_split": "all"}, "'shapes' has no split 'all'; it has train, val"),
     ],
 )

@@ -1,0 +1,66 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from segjax import signals
+
+BLOCKED = """
+import sys, threading
+from segjax import signals
+with signals.stop_signals() as stop:
+    print("ready", flush=True)
+    while stop.signal is None:
+        threading.Event().wait(0.01)
+    print("stopping", stop.signal, flush=True)
+    sys.stdin.buffer.raw.read(1)  # blocks, as a compiler does
+    print("saved", flush=True)
+"""
+
+
+def blocked():
+    command = [sys.executable, "-c", BLOCKED]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", signals.SIGNALS)
+def test_the_first_signal_is_said_at_once_and_the_second_one_leaves(number):
+    process = blocked()
+    process.send_signal(number)
+    assert process.stderr.readline() == "\n"
+    name = signal.Signals(number).name
+    assert process.stderr.readline().startswith(f"{name}: stopping after this step")
+    assert process.stdout.readline() == f"stopping {int(number)}\n"
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert f"{name} again: leaving at once" in errors
+    assert (process.returncode, output) == (128 + number, "")
+
+
+def test_what_runs_is_finished_after_one_signal():
+    process = blocked()
+    process.terminate()
+    output, errors = process.communicate("x", timeout=60)
+    assert (process.returncode, output) == (0, "stopping 15\nsaved\n")
+    assert "again" not in errors
+
+
+def test_handlers_and_threads_are_as_before_afterwards(capfd):
+    before = {number: signal.getsignal(number) for number in signals.SIGNALS}
+    with signals.stop_signals() as stop:
+        stop.check()
+        os.kill(os.getpid(), signal.SIGTERM)
+        while stop.signal is None:
+            pass
+        with pytest.raises(signals.StoppedError):
+            stop.check()
+    assert stop.signal == signal.SIGTERM
+    assert {number: signal.getsignal(number) for number in signals.SIGNALS} == before
+    assert "signals" not in {thread.name for thread in threading.enumerate()}
+    assert "SIGTERM: stopping after this step" in capfd.readouterr().err
