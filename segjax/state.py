@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from segjax import crf_rnn as refinement
-from segjax import optim
+from segjax import crf_rnn, optim
 from segjax.config import CRF, Config, Input
 
 FROZEN_NORM = r"(^|/)bn[^/]*/"  # the affine parameters of BatchNorm layers
@@ -44,7 +43,7 @@ def init_variables(
     variables = jax.jit(lambda key: model.init({"params": key}, image, train=False))(key)
     params = variables["params"]
     if crf is not None and crf.learn:
-        params = {**params, "crf": refinement.init(crf, model.num_classes)}
+        params = {**params, "crf": crf_rnn.init(crf, model.num_classes)}
     return {"params": params, "batch_stats": variables.get("batch_stats", {})}
 
 

@@ -56,8 +56,11 @@ def changed(config: Config, changes: Sequence[str]) -> Config:
         return config
     argv, values, new = ["", *changes], flags.FlagValues(), copy.deepcopy(config)
     try:
-        config_flags.DEFINE_config_dataclass("config", new, flag_values=values, sys_argv=argv)
+        holder = config_flags.DEFINE_config_dataclass(
+            "config", new, flag_values=values, sys_argv=argv
+        )
         _parse(values, argv, new)
+        new = holder.value
     except flags.Error as error:
         raise ValueError(str(error)) from error
     except (KeyError, AttributeError, TypeError) as error:
