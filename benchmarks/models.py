@@ -149,12 +149,16 @@ def main() -> None:
     left = lambda share=1.0: share * args.budget - (time.perf_counter() - start)
     dtypes = args.dtypes.split(",")
     peaks = {dtype: matmul_flops(dtype) for dtype in dtypes}
+    device = jax.devices()[0].device_kind if GPU else processor()
+    conditions = [device, *(["small"] if args.small else []), os.environ.get("GLIBC_TUNABLES", "")]
+    add = functools.partial(merge, args.json, " ".join(conditions).strip(), peaks)
     rows = []
-    if "growth" in chosen:
-        rows += [row for dtype in dtypes for row in growth(dtype)]
-    if "layers" in chosen:
-        share = 0.9 if set(chosen) <= set(OTHERS) else 0.4
-        rows += [row for dtype in dtypes for row in layers(dtype, left(share) / len(dtypes))]
+    report = add(rows)
+    others = {"growth": growth, "layers": functools.partial(layers, left=left)}
+    for name, dtype in itertools.product(OTHERS, dtypes):
+        for row in others[name](dtype) if name in chosen else ():
+            rows.append(row)
+            report = add(rows)  # now: a later one may be cut short
     cases = {name: small(c) if args.small else c for name, c in CASES.items() if name in chosen}
     runs = [
         Program(name, case, dtype, mode, int(batch), args.plain, args.eager)
@@ -164,10 +168,6 @@ def main() -> None:
     ]
     with concurrent.futures.ThreadPoolExecutor(8 if GPU else 1) as pool:
         list(pool.map(lambda run: left(0.6) > 0 and run.compile(), runs))
-    device = jax.devices()[0].device_kind if GPU else processor()
-    conditions = [device, *(["small"] if args.small else []), os.environ.get("GLIBC_TUNABLES", "")]
-    add = functools.partial(merge, args.json, " ".join(conditions).strip(), peaks)
-    report = add(rows)
     skipped = []
     for i, run in enumerate(runs):
         # Twice at a third of the peak, which most reach.
@@ -175,7 +175,7 @@ def main() -> None:
             skipped.append(f"{run.name} {run.dtype} {run.mode}")
         else:
             rows += run.measure(left() / (len(runs) - i))
-            report = add(rows)  # now: a later one may be cut short
+            report = add(rows)
     for table in tables(report):
         CONSOLE.print(table)
     if skipped:
@@ -498,8 +498,12 @@ def torchvision() -> Any:
         return importlib.import_module("torchvision")
 
 
-def layers(dtype: str, budget: float) -> Iterator[dict[str, Any]]:
-    """Yields a row per convolution and way to compute it: the forward pass, and with gradients."""
+def layers(dtype: str, left: Callable[[], float]) -> Iterator[dict[str, Any]]:
+    """Yields a row per convolution and way to compute it: the forward pass, and with gradients.
+
+    Takes at most about half of the seconds that are left.
+    """
+    budget = left() / 2
     rng = np.random.default_rng(0)
     draw = lambda *shape: rng.standard_normal(shape, np.float32)
     for name, (size, rate, stride, inputs, outputs, height, width) in LAYERS.items():

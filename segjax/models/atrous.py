@@ -179,21 +179,22 @@ class AtrousConv(nn.Module):
 
     `form` chooses between equal ways to compute it: one dilated convolution ("native"), a dense one
     over `rate**2` subsampled images ("batch"), a matrix product per tap ("taps"). They sum the same
-    products, in another order at most: on whole numbers not a bit differs. Milliseconds of the
-    forward pass and of the gradient alone, on two idle CPU cores, batch 1, float32:
+    products, in another order at most: on whole numbers not a bit differs.
 
-    | 3x3 | map | native | batch | taps |
-    |---|---|---|---|---|
-    | 512 to 512, rate 2 | 41x41 | 25, 63 | 46, 82 | 26, 52 |
-    | 512 to 512, rate 4 | 60x60 | 46, 117 | 203, 271 | 55, 107 |
-    | 2048 to 256, rate 6 | 33x33 | 33, 80 | 171, 223 | 34, 80 |
-    | 512 to 1024, rate 12 | 41x41 | 44, 149 | 256, 447 | 39, 71 |
-    | 2048 to 256, rate 18 | 33x33 | 49, 122 | 183, 12,067 | 12, 54 |
-    | 2048 to 256, rate 36 | 65x65 | 375, 474 | 785, 39,932 | 77, 176 |
+    "fastest", the default, is "taps" on a CPU where a small share of the products meets pixels
+    instead of padding, and "native" else. How small depends on the processor and on the libraries
+    of this JAX. Milliseconds on two CPU cores (AMD EPYC, no matrix units) with the options of
+    `segjax.compiling`, JAX 0.10, one image of 65x65, forward and with both gradients:
 
-    Hence "fastest", the default: on CPU by taps at rates from 12 and 128 features or more, native
-    else. The batch form is for devices whose compiler fills a dilated kernel with zeros;
-    `benchmarks/models.py` measures all of them.
+    | 3x3 | share | float32: native | taps | bfloat16: native | taps |
+    |---|---|---|---|---|---|
+    | 512 to 512, rate 4 | 0.92 | 46, 158 | 72, 189 | 81, 170 | 73, 160 |
+    | 2048 to 256, rate 12 | 0.77 | 101, 400 | 167, 370 | 229, 684 | 132, 554 |
+    | 2048 to 256, rate 36 | 0.40 | 90, 563 | 100, 200 | 206, 417 | 74, 176 |
+
+    JAX 0.12 computes the native form with oneDNN: 288, 372 (float32) and 226, 169 (bfloat16) with
+    gradients at rates 12 and 36, as fast as by taps or faster. The batch form is for devices whose
+    compiler fills a dilated kernel with zeros.
 
     >>> layer = AtrousConv(features=8, kernel_size=(3, 3), rate=6)
     >>> y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((1, 33, 33, 4)))
