@@ -73,7 +73,7 @@ def test_network_and_crf_learn_together(trained):
 
 def test_evaluation_has_network_and_crf(trained):
     config, _, _, now = trained
-    variables = {"params": now.params, "batch_stats": now.batch_stats}
+    variables = jax.device_get({"params": now.params, "batch_stats": now.batch_stats})
     run = steps.parallel(
         step.eval_step,
         config=config,
