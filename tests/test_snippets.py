@@ -22,14 +22,17 @@ import traceback
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 import pytest
 from PIL import Image
 
 from segjax import config, models, pretrained, state
-from segjax.cli import arguments, overrides
+from segjax.cli import arguments, configs, main, overrides
 from segjax.data.labels import colour_map
+from tests.reference import fill
 
 ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of Python
 PYTHON, SHELL = ("python", "py"), ("sh", "bash", "shell", "console")
 
 # Names that a snippet takes as given, by the beginning of where it stands.
@@ -190,7 +193,10 @@ def errors(tmp_path_factory) -> dict[Snippet, str]:
         pretrained.save_weights(folder / "runs" / name, variables, metadata)
     weights = (folder / "runs" / "a" / "weights.safetensors").read_bytes()
     (folder / "weights.safetensors").write_bytes(weights)
-    Image.effect_mandelbrot((64, 48), (-2, -1, 1, 1), 20).convert("RGB").save(folder / "street.jpg")
+    picture = Image.effect_mandelbrot((64, 48), (-2, -1, 1, 1), 20).convert("RGB")
+    for name in ("street.jpg", "photo.jpg"):
+        picture.save(folder / name)
+    np.save(folder / "scores.npy", np.zeros((48, 64, 3), np.float32))
     run = [s for s in CODE if not s.of(NOT_RUN)]
     tasks = [(s.language, s.where, s.of(GIVEN), s.code) for s in run]
     (folder / "tasks.json").write_text(json.dumps(tasks))
@@ -266,14 +272,64 @@ def check(words: list[str]) -> None:
     changes = [w for w in rest if w.startswith("--config.")]
     named = [w for w in rest if w.startswith("--config=")]
     if changes:
-        file = ROOT / named[0].split("=")[1] if named else None
-        path = str(file) if file and file.is_file() else str(ROOT / "configs" / "demo.py")
-        overrides.read(path, changes)
+        # A configuration of the reader's own, mine.py, has the fields of any other.
+        name = named[0].split("=")[1] if named else "demo"
+        known = name in configs.shipped() or (ROOT / name).is_file()
+        overrides.read(str(ROOT / name) if "/" in name else name if known else "demo", changes)
 
 
 def options(command) -> set[str]:
     parser: argparse.ArgumentParser = command.parser()
     return {option for action in parser._actions for option in action.option_strings}
+
+
+# --- The README's recipes --------------------------------------------------------------------
+
+
+def recipe(number: int) -> list[list[str]]:
+    """Returns the commands of a recipe of the README, as words."""
+    section = (ROOT / "README.md").read_text().split("## Three recipes")[1].split("\n## ")[0]
+    code = [code for _, language, code in fenced(section) if language == "sh"][number]
+    assert len(code.splitlines()) <= 6
+    return [shlex.split(line) for line in code.splitlines()]
+
+
+def run_recipe(commands: list[list[str]], folder: pathlib.Path, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+    for program, *words in commands:
+        if program != "curl":
+            assert program == "segjax"
+            if words[0] == "train":
+                words += ["--config.train.steps=2", "--config.data.cache=cache"]
+            assert main.main(words) == 0, words
+
+
+def test_recipe_own_folder_ends_in_a_picture(tmp_path, monkeypatch):
+    for name in ("images", "masks"):
+        (tmp_path / "DATA" / name).mkdir(parents=True)
+    for index in range(12):
+        rng = np.random.default_rng(index)
+        image = rng.integers(0, 256, (32, 48, 3), np.uint8)
+        mask = np.repeat(np.arange(3, dtype=np.uint8), 16)[None].repeat(32, 0)
+        Image.fromarray(image).save(tmp_path / "DATA" / "images" / f"{index}.png")
+        Image.fromarray(mask).save(tmp_path / "DATA" / "masks" / f"{index}.png")
+    run_recipe(recipe(0), tmp_path, monkeypatch)
+    assert list((tmp_path / "predictions").rglob("*overlay*"))
+
+
+def test_recipe_published_weights_end_in_a_picture(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch", reason="writes the published file")
+    commands = recipe(1)
+    file = commands[0][-1].split("/")[-1]
+    with np.load(ROOT / "tests" / "golden" / "torchvision_deeplabv3.npz") as stored:
+        shapes = json.loads(str(stored["shapes"]))
+    weights = fill.weights({name: tuple(shape) for name, shape in shapes.items()}, "recipe")
+    torch.save({name: torch.tensor(array) for name, array in weights.items()}, tmp_path / file)
+    Image.effect_mandelbrot((65, 65), (-2, -1, 1, 1), 20).convert("RGB").save(
+        tmp_path / "photo.jpg"
+    )
+    run_recipe(commands, tmp_path, monkeypatch)
+    assert list((tmp_path / "predictions").rglob("*overlay*"))
 
 
 if __name__ == "__main__":
