@@ -120,6 +120,7 @@ RULES: dict[str, set[str]] = {
     "docs": {"numpy"},
     "docs/conf.py": {"docutils", "latex2mathml", "segjax", "sphinx"},
     "docs/figures.py": {"matplotlib", "skimage"},
+    "docs/make_picture.py": {"figures", "matplotlib", "segjax"},
     "benchmarks": {
         *{*SCIENCE, "cv2", "flax", "pydensecrf", "rich", "skimage", "sklearn", "torch"},
         *{"importlib", "models", "segjax", "torchvision"},
