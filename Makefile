@@ -25,13 +25,10 @@ test: install
 	$(BIN)/python -m pytest
 
 # The inner loop: what needs no long compilation, in under 90 seconds on two cores.
-FAST := tests/ops tests/crf/test_kernels.py tests/crf/test_spatial.py tests/data/test_images.py \
-	tests/data/test_labels.py tests/models/test_layers.py tests/models/test_atrous.py \
-	tests/models/test_vgg.py tests/pretrained/test_files.py tests/pretrained/test_caffe.py \
-	tests/predict/test_crf_choice.py tests/predict/test_label_files.py tests/test_augment.py \
-	tests/test_config.py tests/test_configs.py tests/test_files.py tests/test_house.py \
-	tests/test_log.py tests/test_losses.py tests/test_metrics.py tests/test_optim.py \
-	tests/test_pages.py
+FAST := tests/crf/test_kernels.py tests/data/test_images.py tests/data/test_labels.py \
+	tests/models/test_layers.py tests/ops/test_normalize.py tests/predict/test_crf_choice.py \
+	tests/predict/test_label_files.py tests/pretrained/test_files.py tests/test_config.py \
+	tests/test_files.py tests/test_house.py tests/test_log.py tests/test_pages.py
 test-fast: install
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest $(FAST)
