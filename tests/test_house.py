@@ -17,114 +17,80 @@ FOLDERS = ("segjax", "configs", "benchmarks", "docs", "experiments")  # and the 
 
 # Of the standard library, what imports by name or can run the code of a file needs a permission.
 FREE = set(sys.stdlib_module_names) - {"imp", "importlib", "marshal", "pickle", "runpy", "shelve"}
-SCIENCE = {"jax", "numpy"}
+
+
+def allow(outside: str = "", inside: str = "") -> set[str]:
+    """Returns permissions: for other packages, and for names of segjax; separated by blanks."""
+    return {*outside.split(), *(f"segjax.{name}" for name in inside.split())}
+
 
 # A file may import what the rules of its path and of the folders above it allow, and nothing else.
 # A permission is a module or a name in it, and covers everything inside.
 RULES: dict[str, set[str]] = {
-    "segjax/ops": {*SCIENCE, "segjax.ops"},
-    "segjax/crf": {*SCIENCE, "segjax.crf"},
-    "segjax/models": {"jax", "flax", "segjax.compiling", "segjax.models", "segjax.ops"},
-    "segjax/config.py": set(),
-    "segjax/compiling.py": {"jax"},
-    "segjax/files.py": set(),
-    "segjax/augment.py": {"jax", "segjax.config", "segjax.ops"},
-    "segjax/losses.py": {"jax", "chex", "segjax.ops"},
-    "segjax/metrics.py": {*SCIENCE, "chex", "scipy", "segjax.ops"},
-    "segjax/optim.py": {"jax", "optax", "segjax.config"},
-    "segjax/crf_rnn.py": {"jax", "segjax.config", "segjax.crf", "segjax.ops"},
-    "segjax/state.py": {"jax", "flax", "optax", "segjax.config", "segjax.crf_rnn", "segjax.optim"},
-    "segjax/steps.py": {
-        *{*SCIENCE, "optax"},
-        *{"segjax.augment", "segjax.compiling", "segjax.config", "segjax.crf_rnn"},
-        *{"segjax.losses", "segjax.state"},
-    },
-    "segjax/log.py": {
-        *{*SCIENCE, "importlib.metadata", "rich", "tensorboardX"},
-        *{"segjax.config", "segjax.files", "segjax.optim"},
-    },
-    "segjax/signals.py": {"jax"},
-    "segjax/plan.py": {"jax", "optax", "rich", "segjax.config", "segjax.state", "segjax.steps"},
-    "segjax/checkpoint.py": {*SCIENCE, "orbax", "segjax.files", "segjax.log", "segjax.state"},
-    "segjax/workdir.py": {
-        *SCIENCE,
-        *{"segjax.checkpoint", "segjax.config", "segjax.crf", "segjax.crf_rnn"},
-        *{"segjax.data.labels.colour_map", "segjax.files", "segjax.log", "segjax.models"},
-        *{"segjax.pretrained", "segjax.state"},
-    },
-    "segjax/training.py": {
-        *{*SCIENCE, "optax"},
-        *{"segjax.checkpoint", "segjax.config", "segjax.data", "segjax.evaluate", "segjax.log"},
-        *{"segjax.pretrained", "segjax.report", "segjax.signals", "segjax.state", "segjax.steps"},
-        "segjax.workdir",
-    },
-    "segjax/data": {
-        *{"numpy", "cv2", "rich", "tensorflow_datasets"},
-        *{"segjax.config", "segjax.data", "segjax.files", "segjax.ops.IGNORE_LABEL"},
-    },
-    "segjax/data/pipeline.py": {"absl", "grain", "jax"},
-    "segjax/pretrained": {*SCIENCE, "flax", "segjax.config.Input", "segjax.models"}
-    | {"segjax.pretrained"},
-    "segjax/pretrained/files.py": {"pickle", "safetensors", "segjax.files", "torch"},
-    "segjax/predict": {
-        *{*SCIENCE, "PIL", "safetensors"},
-        *{"segjax.compiling", "segjax.config", "segjax.crf", "segjax.crf_rnn"},
-        *{
-            "segjax.data.builders.cityscapes",
-            "segjax.data.labels.Colour",
-            "segjax.data.labels.VOID_COLOUR",
-            "segjax.files",
-            "segjax.models",
-            "segjax.ops",
-        },
-        *{"segjax.predict", "segjax.pretrained", "segjax.state", "segjax.workdir"},
-    },
-    "segjax/evaluate": {
-        *{*SCIENCE, "rich"},
-        *{"segjax.config", "segjax.crf", "segjax.crf_rnn", "segjax.data", "segjax.workdir"},
-        *{
-            "segjax.evaluate",
-            "segjax.files",
-            "segjax.log",
-            "segjax.losses",
-            "segjax.metrics",
-            "segjax.ops",
-        },
-        *{"segjax.predict", "segjax.steps", "segjax.training"},
-    },
-    "segjax/report": {
-        *{"cv2", "jinja2", "numpy"},
-        *{"segjax.data.labels.VOID_COLOUR", "segjax.evaluate.result", "segjax.files"},
-        *{"segjax.ops", "segjax.report"},
-    },
-    "segjax/report/evaluation_files.py": {
-        *{"jax", "segjax.config", "segjax.data.datasets", "segjax.log"},
-    },
-    "segjax/cli": {"jax", "rich", "segjax"},
-    "segjax/cli/main.py": {"importlib"},
-    "segjax/cli/overrides.py": {"absl", "ml_collections", "runpy"},
-    "segjax/__main__.py": {"segjax.cli.main"},
-    "segjax/__init__.py": {
-        *{
-            "importlib",
-            "segjax.crf",
-            "segjax.models",
-            "segjax.ops",
-            "segjax.predict.segmenter.load",
-        },
-        *{"segjax.pretrained"},
-    },
-    "train.py": {"segjax.cli.main", "segjax.training.train"},
-    "eval.py": {"segjax.cli.main"},
-    "configs": {"segjax.config", "segjax.models"},
-    "docs": {"numpy"},
-    "docs/conf.py": {"docutils", "latex2mathml", "segjax", "sphinx"},
-    "docs/figures.py": {"matplotlib", "skimage"},
-    "docs/make_picture.py": {"figures", "matplotlib", "segjax"},
-    "benchmarks": {
-        *{*SCIENCE, "cv2", "flax", "pydensecrf", "rich", "skimage", "sklearn", "torch"},
-        *{"importlib", "models", "segjax", "torchvision"},
-    },
+    "segjax/ops": allow("jax numpy", "ops"),
+    "segjax/crf": allow("jax numpy", "crf"),
+    "segjax/models": allow("jax flax", "compiling models ops"),
+    "segjax/config.py": allow(),
+    "segjax/compiling.py": allow("jax"),
+    "segjax/files.py": allow(),
+    "segjax/augment.py": allow("jax", "config ops"),
+    "segjax/losses.py": allow("jax chex", "ops"),
+    "segjax/metrics.py": allow("jax numpy chex scipy", "ops"),
+    "segjax/optim.py": allow("jax optax", "config"),
+    "segjax/crf_rnn.py": allow("jax", "config crf ops"),
+    "segjax/state.py": allow("jax flax optax", "config crf_rnn optim"),
+    "segjax/steps.py": allow("jax numpy optax", "augment compiling config crf_rnn losses state"),
+    "segjax/log.py": allow("jax numpy importlib.metadata rich tensorboardX", "config files optim"),
+    "segjax/signals.py": allow("jax"),
+    "segjax/plan.py": allow("jax optax rich", "config state steps"),
+    "segjax/checkpoint.py": allow("jax numpy orbax", "files log state"),
+    "segjax/workdir.py": allow(
+        "jax numpy",
+        "checkpoint config crf crf_rnn data.labels.colour_map files log models pretrained state",
+    ),
+    "segjax/training.py": allow(
+        "jax numpy optax",
+        "checkpoint config data evaluate log pretrained report signals state steps workdir",
+    ),
+    "segjax/data": allow(
+        "numpy cv2 rich tensorflow_datasets",
+        "config data files ops.IGNORE_LABEL",
+    ),
+    "segjax/data/pipeline.py": allow("jax absl grain"),
+    "segjax/pretrained": allow("jax numpy flax", "config.Input models pretrained"),
+    "segjax/pretrained/files.py": allow("pickle safetensors torch", "files"),
+    "segjax/predict": allow(
+        "jax numpy PIL safetensors",
+        "compiling config crf crf_rnn data.builders.cityscapes data.labels.Colour "
+        "data.labels.VOID_COLOUR files models ops predict pretrained state "
+        "workdir",
+    ),
+    "segjax/evaluate": allow(
+        "jax numpy rich",
+        "config crf crf_rnn data evaluate files log losses metrics ops predict "
+        "steps training workdir",
+    ),
+    "segjax/report": allow(
+        "numpy cv2 jinja2",
+        "data.labels.VOID_COLOUR evaluate.result files ops report",
+    ),
+    "segjax/report/evaluation_files.py": allow("jax", "config data.datasets log"),
+    "segjax/cli": allow("jax rich segjax"),
+    "segjax/cli/main.py": allow("importlib"),
+    "segjax/cli/overrides.py": allow("absl ml_collections runpy"),
+    "segjax/__main__.py": allow(inside="cli.main"),
+    "segjax/__init__.py": allow("importlib", "crf models ops predict.segmenter.load pretrained"),
+    "train.py": allow(inside="cli.main training.train"),
+    "eval.py": allow(inside="cli.main"),
+    "configs": allow(inside="config models"),
+    "docs": allow("numpy"),
+    "docs/conf.py": allow("docutils latex2mathml segjax sphinx"),
+    "docs/figures.py": allow("matplotlib skimage"),
+    "docs/make_picture.py": allow("figures matplotlib segjax"),
+    "benchmarks": allow(
+        "jax numpy flax cv2 importlib models pydensecrf rich segjax skimage "
+        "sklearn torch torchvision",
+    ),
 }
 
 # What stands in one place, and the places that have a reason to be another.
