@@ -53,7 +53,7 @@ RULES: dict[str, set[str]] = {
         "checkpoint config data evaluate log pretrained report signals state steps workdir",
     ),
     "segjax/data": allow(
-        "numpy cv2 rich tensorflow_datasets",
+        "numpy cv2 PIL pycocotools rich tensorflow_datasets",
         "config data files ops.IGNORE_LABEL",
     ),
     "segjax/data/pipeline.py": allow("jax absl grain"),
@@ -61,8 +61,8 @@ RULES: dict[str, set[str]] = {
     "segjax/pretrained/files.py": allow("pickle safetensors torch", "files"),
     "segjax/predict": allow(
         "jax numpy PIL safetensors",
-        "compiling config crf crf_rnn data.builders.cityscapes data.labels.Colour "
-        "data.labels.VOID_COLOUR files models ops predict pretrained state "
+        "compiling config crf crf_rnn data.builders.cityscapes data.folders data.images "
+        "data.labels.Colour data.labels.VOID_COLOUR files models ops predict pretrained state "
         "workdir",
     ),
     "segjax/evaluate": allow(

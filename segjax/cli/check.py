@@ -14,15 +14,7 @@ if TYPE_CHECKING:
     from segjax.data import datasets
 
 CROP = 256  # pixels; sides of a crop that trains on a CPU
-# What is in the folder of a data set, in the order in which it is looked for.
-LAYOUTS = {
-    "cityscapes": ("leftImg8bit",),
-    "voc_segmentation": ("JPEGImages",),
-    "ade20k": ("annotations", "images"),
-    "camvid": ("train", "trainannot"),
-}
-EXPORTS = ("labelmap.txt", "class_names.txt")  # class lists of CVAT and labelme
-NESTED = ("VOC2012", "VOCdevkit/VOC2012", "ADEChallengeData2016")
+NAMES = ("ade20k", "camvid", "cityscapes", "folder", "voc_segmentation")
 
 EXAMPLES = """\
   segjax check CamVid
@@ -86,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--name",
         default="",
-        choices=sorted([*LAYOUTS, "folder"]),
+        choices=NAMES,
         help="of its layout [told by its folders]",
     )
     parser.add_argument(
@@ -103,10 +95,6 @@ def layout(folder: pathlib.Path) -> str:
         return "shapes"
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; give that of a data set, or shapes")
-    if any((folder / name).is_file() for name in EXPORTS):
-        return "folder"
-    roots = [folder, *(folder / nested for nested in NESTED)]
-    for name, parts in LAYOUTS.items():
-        if any(all((root / part).is_dir() for part in parts) for root in roots):
-            return name
-    return "folder"  # which says what it looked for
+    from segjax.data import datasets
+
+    return datasets.recognise(folder)

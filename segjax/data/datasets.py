@@ -1,16 +1,16 @@
 """The data sets, and how a raw folder becomes records on disk."""
 
 import ast
-import contextlib
 import dataclasses
 import fcntl
 import hashlib
 import inspect
 import json
 import pathlib
+import secrets
 import shutil
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import rich.markup
@@ -22,11 +22,13 @@ from segjax import config
 from segjax.data.builders import ade20k, camvid, cityscapes, folder, shapes, voc_segmentation
 from segjax.data.builders.base import SegmentationBuilder
 from segjax.data.examples import Summary
+from segjax.data.folders import some, subfiles
+from segjax.data.images import DataError
 from segjax.data.labels import Colour, parse_label_map
 from segjax.files import write_json
 from segjax.ops import IGNORE_LABEL
 
-FORMAT = 2  # of the prepared folder; another number prepares again
+FORMAT = 3  # of the prepared folder; another number prepares again
 SUMMARY = "summary.json"
 
 
@@ -164,16 +166,24 @@ class Checked:
             for side in ("least_height", "least_width")
         ]
         table.caption = f"largest image {height}x{width}, smallest {least[0]}x{least[1]}"
-        if oriented := [name for s in self.summaries.values() for name in s.oriented]:
-            table.caption += (
-                f"; {len(oriented)} EXIF orientations are ignored, that of {oriented[0]} first: "
-                "masks must fit the pixels as stored (prediction turns such pictures)"
-            )
         if turned := [name for s in self.summaries.values() for name in s.turned]:
+            masks = [name for s in self.summaries.values() for name in s.mask_turned]
             table.caption += (
-                f"; {len(turned)} images are turned by their EXIF orientation, {turned[0]} first, "
-                "as their masks are"
+                f"; {len(turned)} images are turned upright by their EXIF orientation, {turned[0]} "
+                f"first, as in prediction, and {len(masks)} masks that were drawn on the images as "
+                "stored with them"
             )
+        if deep := [name for s in self.summaries.values() for name in s.deep]:
+            table.caption += (
+                f"; {len(deep)} images have 16 bits per channel, {deep[0]} first, of which the "
+                "upper 8 are kept"
+            )
+            brightest = max(s.brightest for s in self.summaries.values())
+            if brightest < 64:
+                table.caption += (
+                    f". They are nearly black: all values are below {(brightest + 1) * 256} of "
+                    "65536. Scale them, here and before prediction, or save them with 8 bits"
+                )
         return table
 
 
@@ -187,9 +197,38 @@ class Prepared(Checked):
         """Returns the records of a split: `image`, `label` and `id`, all bytes, by position."""
         if split not in self.folders:
             raise ValueError(f"split {split!r} is not prepared; there are {list(self.folders)}")
-        builder = tfds.builder_from_directory(self.folders[split])
-        skip = tfds.decode.SkipDecoding()
-        return builder.as_data_source(split, decoders={"image": skip, "label": skip})
+        try:
+            builder = tfds.builder_from_directory(self.folders[split])
+            skip = tfds.decode.SkipDecoding()
+            records = builder.as_data_source(split, decoders={"image": skip, "label": skip})
+        except Exception as error:  # tfds and ArrayRecord raise whatever damage leads them to
+            raise DataError(_damaged(self.folders[split], error)) from error
+        return _Records(records, self.folders[split])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Records(Sequence):
+    """Records that say which file is at fault where one cannot be read."""
+
+    records: Sequence[dict[str, bytes]]
+    folder: pathlib.Path
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, bytes]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        try:
+            return self.records[index]
+        except Exception as error:  # as above
+            raise DataError(
+                f"record {index} cannot be read: {_damaged(self.folder, error)}"
+            ) from error
+
+
+def _damaged(folder: pathlib.Path, why: object) -> str:
+    return f"{folder} is damaged ({why}); delete this folder to prepare the data set again"
 
 
 def prepare(data: config.Data, splits: Sequence[str] = (), *, show: bool = True) -> Prepared:
@@ -210,10 +249,7 @@ def prepare(data: config.Data, splits: Sequence[str] = (), *, show: bool = True)
     builders = _builders(data, splits)
     folders = {split: _folder(builder, data) for split, builder in builders.items()}
     written = [split for split in builders if _write(builders[split], folders[split])]
-    summaries = {
-        split: Summary(**json.loads((folder / SUMMARY).read_text()))
-        for split, folder in folders.items()
-    }
+    summaries = {split: _summary(folder) for split, folder in folders.items()}
     dataset = _complete(find(data.name), next(iter(builders.values())), summaries)
     prepared = Prepared(dataset, summaries, folders, skipped=_skipped(builders))
     if written and show:
@@ -237,6 +273,12 @@ def check(data: config.Data, splits: Sequence[str] = ()) -> Checked:
     summaries = {split: builder.summary for split, builder in builders.items()}
     dataset = _complete(find(data.name), next(iter(builders.values())), summaries)
     return Checked(dataset, summaries, skipped=_skipped(builders))
+
+
+def recognise(folder: pathlib.Path) -> str:
+    """Returns the name of the data set whose layout a folder has; "folder" for any other."""
+    known = (name for name, d in DATASETS.items() if d.builder.recognises(folder))
+    return next(known, "folder")
 
 
 def find(name: str) -> Dataset:
@@ -303,6 +345,18 @@ def _with_folders() -> str:
 
 def _skipped(builders: dict[str, SegmentationBuilder]) -> tuple[str, ...]:
     lines = [line for builder in builders.values() for line in builder.skipped]
+    splits: dict[pathlib.Path, str] = {}
+    both: dict[tuple[str, str], list[str]] = {}
+    for split, builder in builders.items():
+        for pair in builder.pairs if builder.LAYOUT else ():
+            other = splits.setdefault(pair.image, split)
+            if other != split:
+                both.setdefault((other, split), []).append(pair.id)
+    lines += [
+        f"{len(ids)} images are in the splits {one} and {two} ({some(ids)}): scores on images that "
+        "were trained on say nothing"
+        for (one, two), ids in both.items()
+    ]
     return tuple(dict.fromkeys(lines))
 
 
@@ -315,35 +369,90 @@ def _folder(builder: SegmentationBuilder, data: config.Data) -> pathlib.Path:
 
 
 def _write(builder: SegmentationBuilder, final: pathlib.Path) -> bool:
-    """Writes the records of a split, or returns False where they are there already."""
-    if final.exists():
+    """Writes the records of a split, or returns False where they are there already.
+
+    Raises:
+        DataError: a file of the data set is at fault, or the cache cannot be written.
+    """
+    if not _damage(final):
         return False
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with final.with_name(f"{final.name}.lock").open("w") as lock:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX)  # released by the system when a process is killed
-        if final.exists():
-            return False
-        unfinished = final.with_name(f"{final.name}.tmp")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        try:
-            folder = builder.write(unfinished)
-            write_json(folder / SUMMARY, dataclasses.asdict(builder.summary))
-            folder.rename(final)
-        finally:
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with final.with_name(f"{final.name}.lock").open("w") as lock:
+            alone = _locked(lock)
+            why = _damage(final)
+            if not why:
+                return False
+            if final.exists():
+                Console(stderr=True).print(
+                    f"{final}: {why}; it is prepared again", highlight=False, markup=False
+                )
+                shutil.rmtree(final)
+            # Without a lock another process may write the same: each into a folder of its own.
+            own = "" if alone else f".{secrets.token_hex(4)}"
+            unfinished = final.with_name(f"{final.name}{own}.tmp")
             shutil.rmtree(unfinished, ignore_errors=True)
+            try:
+                folder = builder.write(unfinished)
+                sizes = {path.name: path.stat().st_size for path in subfiles(folder)}
+                values = {**dataclasses.asdict(builder.summary), "files": sizes}
+                write_json(folder / SUMMARY, values)
+                if alone or _damage(final):
+                    folder.rename(final)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+    except OSError as error:
+        raise DataError(
+            f"{final.parent} cannot be written: {error.strerror or error}; make room, or name "
+            "another folder, --config.data.cache=FOLDER"
+        ) from error
     return True
+
+
+def _locked(lock: IO[str]) -> bool:
+    """Waits for a lock, and returns whether the file system has locks at all."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released by the system when a process is killed
+    except OSError:
+        return False
+    return True
+
+
+def _damage(folder: pathlib.Path) -> str:
+    """Returns what is wrong with a prepared folder, "" for nothing."""
+    if not folder.exists():
+        return "is not there"
+    try:
+        files = _summary(folder).files
+    except DataError as error:
+        return str(error)
+    sizes = {path.name: path.stat().st_size for path in subfiles(folder)}
+    changed = sorted(name for name, size in files.items() if sizes.get(name) != size)
+    return f"{changed[0]} is missing or has another size" if changed else ""
+
+
+def _summary(folder: pathlib.Path) -> Summary:
+    """Returns what was counted while a folder was prepared.
+
+    Raises:
+        DataError: its file is damaged, or of another version.
+    """
+    try:
+        return Summary(**json.loads((folder / SUMMARY).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{SUMMARY} is damaged or of another version ({error})") from error
 
 
 def _complete(
     dataset: Dataset, builder: SegmentationBuilder, summaries: dict[str, Summary]
 ) -> Dataset:
     """Fills in what only the folder of a data set tells."""
-    if dataset.classes:
-        return dataset
     ids = sorted({i for summary in summaries.values() for i in summary.ids()})
     first = next(iter(summaries.values()))
-    classes, palette = builder.describe(ids)
+    described = builder.describe(ids)
+    if described is None:
+        return dataset
+    classes, palette = described
     return dataclasses.replace(
         dataset, classes=classes, palette=palette, mean=first.mean, std=first.std
     )

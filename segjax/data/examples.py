@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from segjax.data import images
-from segjax.data.folders import near_miss, printable
+from segjax.data.folders import in_brackets, near_miss, printable
 from segjax.data.images import DataError
 from segjax.ops import IGNORE_LABEL
 
@@ -27,6 +27,7 @@ class Pair:
     id: str
     image: pathlib.Path
     mask: pathlib.Path
+    listed: str = ""  # "train.txt, line 3" of the list that names it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,9 @@ class Example:
     pixels: np.ndarray  # int64 [256], pixels per train id
     colour_sum: np.ndarray  # float64 [3], sum over pixels of RGB
     colour_squares: np.ndarray  # float64 [3], sum over pixels of RGB squared
-    orientation: str = ""  # what was done about one in EXIF: "ignored" or "applied"
+    turned: bool = False  # the image, by its EXIF orientation
+    mask_turned: bool = False  # with it: the mask was drawn on the pixels as stored
+    brightest: int = -1  # of 0..255, of a file of 16 bits per channel
 
 
 @dataclasses.dataclass
@@ -59,9 +62,12 @@ class Summary:
     least_width: int = 0  # pixels
     colour_sum: list[float] = dataclasses.field(default_factory=lambda: [0.0] * 3)
     colour_squares: list[float] = dataclasses.field(default_factory=lambda: [0.0] * 3)
-    oriented: list[str] = dataclasses.field(default_factory=list)  # ids: EXIF orientation ignored
-    turned: list[str] = dataclasses.field(default_factory=list)  # ids: EXIF orientation applied
+    turned: list[str] = dataclasses.field(default_factory=list)  # ids: by EXIF orientation
+    mask_turned: list[str] = dataclasses.field(default_factory=list)  # ids: with the image
+    deep: list[str] = dataclasses.field(default_factory=list)  # ids: 16 bits per channel
+    brightest: int = -1  # of those, 0..255
     class_weights: list[float] = dataclasses.field(default_factory=list)  # median frequency, 0..254
+    files: dict[str, int] = dataclasses.field(default_factory=dict)  # of the records: bytes
 
     def add(self, example: Example) -> None:
         """Counts one example."""
@@ -79,10 +85,13 @@ class Summary:
         self.image_pixels = (np.array(self.image_pixels) + present * height * width).tolist()
         self.colour_sum = (np.array(self.colour_sum) + example.colour_sum).tolist()
         self.colour_squares = (np.array(self.colour_squares) + example.colour_squares).tolist()
-        if example.orientation == "ignored":
-            self.oriented.append(example.id)
-        elif example.orientation == "applied":
+        if example.turned:
             self.turned.append(example.id)
+        if example.mask_turned:
+            self.mask_turned.append(example.id)
+        if example.brightest >= 0:
+            self.deep.append(example.id)
+            self.brightest = max(self.brightest, example.brightest)
 
     @property
     def mean(self) -> tuple[float, float, float]:
@@ -143,9 +152,17 @@ def median_frequency(pixels: Sequence[int], image_pixels: Sequence[int]) -> np.n
 
 
 def make_example(
-    name: str, image: bytes, rgb: np.ndarray, label: np.ndarray, orientation: str = ""
+    name: str, image: bytes, rgb: np.ndarray, label: np.ndarray, **about: bool | int
 ) -> Example:
-    """Returns the example of an image file, its pixels uint8 [H, W, 3] and its label [H, W]."""
+    """Returns the example of an image file.
+
+    Args:
+        name: of the example.
+        image: the file.
+        rgb: its pixels, uint8 [H, W, 3].
+        label: its train ids, uint8 [H, W].
+        **about: other fields of Example.
+    """
     mean, std = (m.ravel() for m in cv2.meanStdDev(rgb))
     return Example(
         id=name,
@@ -155,54 +172,82 @@ def make_example(
         pixels=np.bincount(label.ravel(), minlength=256),
         colour_sum=mean * label.size,
         colour_squares=(std**2 + mean**2) * label.size,
-        orientation=orientation,
+        **about,
     )
 
 
 def read_pair(
-    pair: Pair, root: pathlib.Path, to_label: Callable[[np.ndarray], np.ndarray]
+    pair: Pair,
+    root: pathlib.Path,
+    read_label: Callable[[Pair], np.ndarray],
+    *,
+    drawn: str = "upright",
 ) -> Example:
-    """Reads and checks one pair; `to_label` turns a decoded mask into train ids.
+    """Reads and checks one pair.
 
-    An EXIF orientation is applied where the mask has the size of the turned picture and not that of
-    the stored one. Otherwise it is ignored: the mask was drawn on the pixels as stored, or both
-    sizes are the same and nothing tells.
+    The image is turned upright as its EXIF orientation says, as prediction turns it. A mask of the
+    size of the stored image alone was drawn on that, and is turned with it. Where both sizes are
+    the same, `drawn` tells.
+
+    Args:
+        pair: where image and mask are.
+        root: of the data set; messages name files from there.
+        read_label: returns the train ids, uint8 [H, W], of a pair.
+        drawn: what masks were drawn on where their size does not tell: "upright" images, as viewers
+            and annotation tools show them, or images as "stored".
 
     Raises:
         DataError: the message begins with the name of the file at fault, relative to `root`.
     """
     name, mask_name = (printable(p.relative_to(root).as_posix()) for p in (pair.image, pair.mask))
-    match pair.image.exists(), pair.mask.exists():
+    listed = f" ({pair.listed})" if pair.listed else ""
+    there, mask_there = pair.image.is_file(), pair.mask.is_file()
+    near = "" if there else in_brackets(near_miss(pair.image))
+    near_mask = "" if mask_there else in_brackets(near_miss(pair.mask))
+    match there, mask_there:
         case False, False:
             raise DataError(
-                f"{name} is listed, but does not exist{_near(pair.image)}, nor does {mask_name}"
+                f"{name} is listed{listed}, but does not exist{near}, nor does "
+                f"{mask_name}{near_mask}"
             )
         case True, False:
-            raise DataError(f"{name} has no mask: {mask_name} is expected{_near(pair.mask)}")
+            raise DataError(f"{name} has no mask: {mask_name} is expected{listed}{near_mask}")
         case False, True:
-            raise DataError(f"{mask_name} has no image: {name} is expected{_near(pair.image)}")
+            raise DataError(f"{mask_name} has no image: {name} is expected{listed}{near}")
     with _about(name):
         data = pair.image.read_bytes()
-        rgb = images.read_image(data)
-        orientation = "ignored" if images.orientation_matters(data) else ""
+        image = images.decode(data)
     with _about(mask_name):
-        label = to_label(images.read_mask(pair.mask.read_bytes()))
-    if orientation and label.shape != rgb.shape[:2]:
-        upright = images.read_image(data, upright=True)
-        if label.shape == upright.shape[:2]:
-            rgb, data, orientation = upright, images.write_png(upright), "applied"
-    if label.shape != rgb.shape[:2]:
-        sizes = ["x".join(map(str, a.shape[:2])) for a in (rgb, label)]
+        label = read_label(pair)
+    upright = image.rgb.shape[:2]
+    stored = upright[::-1] if image.orientation > 4 else upright
+    mask_turned = image.orientation != 1 and label.shape == stored
+    if label.shape == upright == stored:
+        mask_turned &= drawn == "stored"
+    if mask_turned:
+        label = np.ascontiguousarray(images.turn(label, image.orientation))
+    if label.shape != upright:
+        sizes = ["x".join(map(str, shape)) for shape in (upright, label.shape)]
         raise DataError(
             f"{name} is {sizes[0]} but {mask_name} is {sizes[1]} (height x width). Undo the "
             "resizing of one (masks by nearest neighbour), or pair the right ones"
         )
-    return make_example(pair.id, data, rgb, label, orientation)
+    if not _is_plain(data, image):
+        data = images.write_png(image.rgb)
+    return make_example(
+        pair.id,
+        data,
+        image.rgb,
+        label,
+        turned=image.orientation != 1,
+        mask_turned=mask_turned,
+        brightest=int(image.rgb.max()) if image.deep else -1,
+    )
 
 
-def _near(path: pathlib.Path) -> str:
-    near = near_miss(path)
-    return f" ({near})" if near else ""
+def _is_plain(data: bytes, image: images.Decoded) -> bool:
+    """Whether a file can stand in a record as it is: JPEG or PNG, upright."""
+    return image.orientation == 1 and data.startswith((images.PNG, b"\xff\xd8\xff"))
 
 
 @contextlib.contextmanager
@@ -217,9 +262,13 @@ def _about(name: str) -> Iterator[None]:
 
 
 def read_pairs(
-    pairs: Iterable[Pair], root: pathlib.Path, to_label: Callable[[np.ndarray], np.ndarray]
+    pairs: Iterable[Pair],
+    root: pathlib.Path,
+    read_label: Callable[[Pair], np.ndarray],
+    *,
+    drawn: str = "upright",
 ) -> Iterator[Example]:
-    """Reads pairs in order, on several threads.
+    """Reads pairs in order, on several threads; see `read_pair`.
 
     Raises:
         DataError: after the last pair, or after the tenth problem, with all of them.
@@ -230,7 +279,7 @@ def read_pairs(
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         while len(problems) < SHOWN:
             for pair in itertools.islice(pairs, 2 * THREADS - len(waiting)):
-                waiting.append(pool.submit(read_pair, pair, root, to_label))
+                waiting.append(pool.submit(read_pair, pair, root, read_label, drawn=drawn))
             if not waiting:
                 break
             try:

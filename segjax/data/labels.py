@@ -58,7 +58,7 @@ def to_train_ids(
         mask: numbers as `images.read_mask` gives them, [H, W], [H, W, 3] or [H, W, 4].
         ids: number in the file -> train id, for every number that is allowed.
         label_map: changes numbers of the file before `ids` is looked up.
-        colours: RGB -> number, where a colour stands for a class.
+        colours: RGB -> train id, where a colour stands for a class.
 
     Returns:
         uint8 [H, W].
@@ -69,6 +69,8 @@ def to_train_ids(
     """
     if mask.ndim == 3:
         mask = _from_colours(mask[..., :3], colours)
+        if colours is not None:
+            ids = {i: i for i in (*colours.values(), IGNORE_LABEL)}
     if mask.dtype.kind == "f":
         mask = _from_fractions(mask)
     values = np.unique(mask)
@@ -93,17 +95,17 @@ def _from_colours(mask: np.ndarray, colours: Mapping | None) -> np.ndarray:
         raise DataError(
             f"is an RGB picture (3 channels, {len(found):,} colours); one class id per pixel is "
             "needed. If colours mean classes: use the data set 'folder' and write the colour "
-            "behind each class in its classes.txt, 'road 128 64 128'. If the colours are many, "
-            "the mask was interpolated or saved as JPEG: export it again as PNG with nearest "
+            "of each class after its name in classes.txt, 'road 128 64 128'. If the colours are "
+            "many, the mask was interpolated or saved as JPEG: export it again as PNG with nearest "
             f"neighbour. Colours found: {listed}{', ...' if len(found) > 8 else ''}"
         )
     for colour, at in zip(found, first):
         if colour not in colours:
             row, column = divmod(int(at), mask.shape[1])
             raise DataError(
-                f"has the colour {colour} at row {row}, column {column}, which no line of "
-                f"classes.txt names; write it there, as 'void {' '.join(map(str, colour))}' if it "
-                "is to be ignored"
+                f"has the colour {colour} at row {row}, column {column}, which the list of classes "
+                f"does not name; add it there, as 'void {' '.join(map(str, colour))}' if it is to "
+                "be ignored"
             )
     numbers = np.array([colours[colour] for colour in found])
     return numbers[np.searchsorted(values, packed)]

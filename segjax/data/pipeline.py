@@ -334,7 +334,7 @@ def load(
         if record is None:
             continue
         try:
-            rgb, train_ids = images.read_image(record["image"]), images.read_label(record["label"])
+            rgb, train_ids = images.read_image(record["image"]), images.read_mask(record["label"])
         except DataError as error:
             raise DataError(
                 f"record {ids[i]} {error}; delete {where} to prepare the data set again"

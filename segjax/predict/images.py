@@ -1,18 +1,19 @@
 """Whatever is handed in as a picture, as 8-bit RGB."""
 
 import os
-import struct
-import zlib
+import pathlib
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from segjax.data.folders import in_brackets, near_miss, printable
+from segjax.data.images import read_image, to_rgb
+
 # A path, an array, or anything that numpy.asarray makes an array of.
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
 
-DEEP = ("I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of 16-bit grey
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 
 
@@ -50,9 +51,9 @@ def split(pictures: Picture | Iterable[Picture]) -> tuple[list[Picture], bool]:
 def read(picture: Picture, value_range: tuple[float, float] | None = None) -> np.ndarray:
     """Returns a picture as RGB.
 
-    A file is turned as its EXIF orientation says; the images of a data set are where their masks
-    are. Grey becomes RGB, an alpha channel is dropped, of 16 bits the upper 8 are kept, as the data
-    pipeline does.
+    A file is read by the decoder of the data pipeline, so that training and prediction see the
+    same pixels: turned as its EXIF orientation says; grey becomes RGB, an alpha channel is dropped,
+    of 16 bits the upper 8 are kept.
 
     Args:
       picture: the path of an image file or of an .npy array; a PIL image; an array [H, W],
@@ -70,7 +71,7 @@ def read(picture: Picture, value_range: tuple[float, float] | None = None) -> np
         try:
             return _read_file(os.fspath(picture), value_range)
         except ValueError as error:
-            raise ValueError(f"{os.fspath(picture)} {error}") from error
+            raise ValueError(f"{printable(os.fspath(picture))} {error}") from error
     if isinstance(picture, Image.Image):
         return _from_pil(picture)
     return _from_array(np.asanyarray(picture), value_range)
@@ -80,48 +81,34 @@ def _read_file(path: str, value_range: tuple[float, float] | None) -> np.ndarray
     if os.path.isdir(path):
         raise ValueError("is a folder; give the files in it")
     if not os.path.exists(path):
-        raise ValueError("does not exist")
-    if os.path.getsize(path) == 0:
-        raise ValueError("is empty (0 bytes); copy or export it again")
+        raise ValueError(f"does not exist{in_brackets(near_miss(pathlib.Path(path)))}")
+    if not os.path.isfile(path):
+        raise ValueError("is no ordinary file")
     if path.endswith(".npy"):
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"is no .npy array: {error}") from error
         return _from_array(array, value_range)
-    limit = Image.MAX_IMAGE_PIXELS
     try:
-        with Image.open(path) as image:
-            # Below twice the limit Pillow only warns, and warnings cannot be caught on threads.
-            if limit is not None and image.width * image.height > limit:
-                raise Image.DecompressionBombError
-            return _from_pil(image)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"is larger than {limit:,} pixels, which may be an attack on memory; "
-            "if you trust it, raise PIL.Image.MAX_IMAGE_PIXELS, or give it as an .npy file"
-        ) from error
-    except Image.UnidentifiedImageError as error:
-        raise ValueError("is no image of a known format") from error
-    except (OSError, SyntaxError, EOFError, IndexError, struct.error, zlib.error) as error:
-        raise ValueError(
-            f"cannot be decoded ({error}): it is truncated or damaged. Copy or export it again"
-        ) from error
+        data = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
+    return read_image(data)
 
 
 def _from_pil(image: Image.Image) -> np.ndarray:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # MPO: a phone's photo with its previews
         raise ValueError(f"has {frames} frames or pages; one picture is needed. Extract one")
-    image = ImageOps.exif_transpose(image)
-    if image.mode in DEEP:
-        return _rgb((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(
-            "has 32 bits per pixel, and nothing says which values are black and white; give "
-            "numpy.asarray(image) and value_range=(black, white)"
-        )
-    return np.asarray(image.convert("RGB"))
+    name = getattr(image, "filename", "")
+    if name:
+        image.filename = ""  # Pillow does not turn a TIFF that it maps into memory by its name
+    upright = ImageOps.exif_transpose(image)
+    if name:
+        image.filename = name
+    upright.format = image.format
+    return to_rgb(upright)
 
 
 def _from_array(array: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:

@@ -49,9 +49,20 @@ def test_check_changes_ids(tmp_path, capsys):
     ("folders", "name"),
     [
         (("leftImg8bit", "gtFine"), "cityscapes"),
-        (("VOCdevkit/VOC2012/JPEGImages",), "voc_segmentation"),
-        (("JPEGImages", "SegmentationClass"), "voc_segmentation"),
-        (("ADEChallengeData2016/images", "ADEChallengeData2016/annotations"), "ade20k"),
+        (
+            ("VOCdevkit/VOC2012/JPEGImages", "VOCdevkit/VOC2012/ImageSets/Segmentation"),
+            "voc_segmentation",
+        ),
+        (("JPEGImages", "ImageSets/Segmentation"), "voc_segmentation"),
+        (("JPEGImages", "SegmentationClass"), "folder"),  # of an annotation tool
+        (
+            (
+                "ADEChallengeData2016/images/training",
+                "ADEChallengeData2016/annotations/training",
+            ),
+            "ade20k",
+        ),
+        (("images", "annotations"), "folder"),
         (("train", "trainannot", "val", "valannot"), "camvid"),
         (("images", "masks"), "folder"),
     ],
@@ -60,7 +71,10 @@ def test_check_tells_a_data_set_by_its_folders(tmp_path, folders, name):
     for folder in folders:
         (tmp_path / folder).mkdir(parents=True)
     assert check.layout(tmp_path) == name
-    assert name in datasets.DATASETS
+    assert {*check.NAMES, "shapes"} == {*datasets.DATASETS}
+    (tmp_path / "labelmap.txt").write_text("road:1,2,3::\n")
+    if not folders[0].startswith(("VOCdevkit", "ADEChallenge")):
+        assert check.layout(tmp_path) == "folder"  # it has classes of its own
 
 
 def test_check_names_mistakes(tmp_path, capsys):

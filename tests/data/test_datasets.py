@@ -17,7 +17,7 @@ import pytest
 from segjax.config import Data
 from segjax.data import datasets
 from segjax.data.builders.base import SegmentationBuilder
-from segjax.data.images import DataError, read_image, read_label
+from segjax.data.images import DataError, read_image, read_mask, turn
 from segjax.predict import images as inputs
 from tests.data.files import blocks, folder, jpeg, picture, write
 
@@ -47,7 +47,7 @@ def test_records_hold_the_files_and_the_train_ids(own):
     assert [record["id"] for record in source] == [f"{i:03d}".encode() for i in range(9)]
     assert source[4]["image"] == raw(own, "images/004.jpg").read_bytes()
     assert read_image(source[4]["image"]).shape == (24, 32, 3)
-    np.testing.assert_array_equal(read_label(source[4]["label"]), blocks(seed=4))
+    np.testing.assert_array_equal(read_mask(source[4]["label"]), blocks(seed=4))
     with pytest.raises(ValueError, match=r"split 'test' is not prepared; there are"):
         prepared.source("test")
 
@@ -250,32 +250,53 @@ def test_sizes_that_differ(own):
     check_raises(own, "images/004.jpg is 24x32 but masks/004.png is 12x16 (height x width).")
 
 
-def test_a_mask_drawn_on_the_turned_picture(own):
-    write(raw(own, "images/004.jpg"), jpeg(picture(), orientation=6))
-    assert datasets.check(own).summaries["train"].oriented == ["004"]
-    write(raw(own, "masks/004.png"), blocks(32, 24))
-    prepared = datasets.prepare(own, show=False)
-    summary = prepared.summaries["train"]
-    assert summary.turned == ["004"] and summary.oriented == [] and summary.height == 32
-    [record] = [r for r in prepared.source("train") if r["id"] == b"004"]
-    stored = read_image(raw(own, "images/004.jpg").read_bytes())
-    np.testing.assert_array_equal(read_image(record["image"]), np.rot90(stored, -1))
-    assert "1 images are turned by their EXIF orientation, 004 first" in " ".join(
-        prepared.table().caption.split()
-    )
-    # Prediction sees the same pixels.
-    seen = inputs.read(raw(own, "images/004.jpg"))
-    np.testing.assert_array_equal(read_image(record["image"]), seen)
-    # A half turn does not exchange the sides.
-    write(raw(own, "images/004.jpg"), jpeg(picture(), orientation=3))
-    check_raises(own, "images/004.jpg is 24x32 but masks/004.png is 32x24")
+def record(data, name):
+    """The image and the label of a training record."""
+    source = datasets.prepare(data, show=False).source("train")
+    [found] = [r for r in source if r["id"] == name.encode()]
+    return read_image(found["image"]), read_mask(found["label"])
 
 
-def test_the_table_tells_of_ignored_orientations(own, capsys):
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_image_and_mask_are_upright_whatever_the_mask_was_drawn_on(own, orientation):
+    """Prediction turns a picture as EXIF says, so training sees it turned; its mask fits."""
+    plain, mask = picture(), blocks()
+    upright, mask_upright = turn(plain, orientation), turn(mask, orientation)
+    write(raw(own, "images/004.jpg"), jpeg(plain, orientation=orientation))
+    decoded = turn(read_image(jpeg(plain)), orientation)
+    for drawn, drawn_on in ((mask_upright, "upright"), (mask, "stored")):
+        write(raw(own, "masks/004.png"), drawn)
+        data = dataclasses.replace(own, options=f"drawn='{drawn_on}'")
+        image, label = record(data, "004")
+        np.testing.assert_array_equal(image, decoded)
+        np.testing.assert_array_equal(image, inputs.read(raw(own, "images/004.jpg")))
+        np.testing.assert_array_equal(label, mask_upright)
+        summary = datasets.check(data).summaries["train"]
+        assert summary.turned == ["004"] * (orientation != 1)
+        assert summary.mask_turned == ["004"] * (orientation != 1 and drawn_on == "stored")
+        if orientation > 4:  # the sides change places: the size of the mask tells, not the option
+            np.testing.assert_array_equal(record(own, "004")[1], mask_upright)
+    assert upright.shape[:2] == mask_upright.shape
+
+
+def test_the_table_tells_of_turned_images(own, capsys):
     write(raw(own, "images/004.jpg"), jpeg(picture(), orientation=3))
     datasets.prepare(own)
     text = " ".join(capsys.readouterr().out.split())
-    assert "1 EXIF orientations are ignored, that of 004 first" in text
+    assert "1 images are turned upright by their EXIF orientation, 004 first" in text
+
+
+def test_the_table_tells_of_16_bits_and_of_those_that_hold_fewer(own, capsys):
+    deep = np.random.default_rng(0).integers(0, 4096, (24, 32)).astype(np.uint16)
+    raw(own, "images/004.jpg").unlink()
+    write(raw(own, "images/004.png"), deep)
+    datasets.prepare(own)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "1 images have 16 bits per channel, 004 first, of which the upper 8 are kept." in text
+    assert "nearly black: all values are below 4096 of 65536" in text
+    write(raw(own, "images/004.png"), deep * 16)
+    datasets.prepare(own)
+    assert "nearly black" not in capsys.readouterr().out
 
 
 def test_a_missing_partner(own):
@@ -289,7 +310,8 @@ def test_truncated_files(own, name, keep):
     data = raw(own, name).read_bytes()
     end = int(keep * len(data)) if isinstance(keep, float) else keep
     raw(own, name).write_bytes(data[:end])
-    check_raises(own, f"{name} cannot be decoded (", "truncated or not an image")
+    says = "is empty (0 bytes)" if not end else "it is truncated"
+    check_raises(own, f"{name} {'' if not end else 'cannot be decoded ('}", says)
 
 
 @pytest.mark.parametrize("name", ["images/004.jpg", "masks/004.png"])

@@ -1,12 +1,16 @@
 """Everything that is taken for a picture becomes the same array, and the rest an error."""
 
+import itertools
 import pathlib
+import re
 import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from segjax import config
+from segjax.data import datasets, pipeline
 from segjax.data.images import read_image, write_png
 from segjax.predict import images as inputs
 
@@ -40,16 +44,92 @@ def test_npy_files_are_not_read_into_memory(folder):
     assert isinstance(inputs.read(folder / "a.npy").base, np.memmap)
 
 
-def test_decoding_is_that_of_the_data_pipeline(folder):
-    """Training and prediction see the same pixels of one file."""
-    smooth = np.linspace(0, 255, 64 * 48 * 3).reshape(48, 64, 3).astype(np.uint8)
-    for name, options in (("a.jpg", {"quality": 80}), ("b.png", {})):
-        path = saved(folder, smooth, name, **options)
-        np.testing.assert_array_equal(inputs.read(path), read_image(path.read_bytes()))
-    deep = (RGB[..., 0].astype(np.uint16) << 8) | 37
-    (folder / "c.png").write_bytes(write_png(deep))
-    data = (folder / "c.png").read_bytes()
-    np.testing.assert_array_equal(inputs.read(folder / "c.png"), read_image(data))
+CONTAINERS = {
+    "PNG": ("png", {}),
+    "JPEG": ("jpg", {"quality": 80}),
+    "progressive JPEG": ("jpg", {"quality": 80, "progressive": True, "subsampling": 1}),
+    "BMP": ("bmp", {}),
+    "TIFF": ("tif", {}),
+    "TIFF LZW": ("tif", {"compression": "tiff_lzw"}),
+    "TIFF Deflate": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    "TIFF JPEG": ("tif", {"compression": "jpeg"}),
+    "WEBP": ("webp", {}),
+    "lossless WEBP": ("webp", {"lossless": True}),
+    "GIF": ("gif", {}),
+    "PPM": ("ppm", {}),
+}
+MODES = ("1", "L", "P", "P transparent", "LA", "RGB", "RGBA", "CMYK", "I;16", "I", "F")
+
+
+def in_mode(mode):
+    """A picture in a mode of Pillow."""
+    image = Image.fromarray(np.linspace(0, 255, 18 * 12 * 3).reshape(12, 18, 3).astype(np.uint8))
+    if mode in ("I;16", "I", "F"):
+        kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
+        return Image.fromarray(np.asarray(image.convert("L")).astype(kind) * 257)
+    if mode.startswith("P"):
+        image = image.quantize(16)
+        if mode != "P":
+            image.info["transparency"] = 3
+        return image
+    return image.convert(mode)
+
+
+def test_training_and_prediction_see_the_same_pixels(folder, tmp_path, capsys):
+    """Each container, mode and orientation: prepared and loaded for training, and predicted."""
+    equal = refused = 0
+    written: dict[str, pathlib.Path] = {}
+    for container, mode, orientation in itertools.product(CONTAINERS, MODES, range(1, 9)):
+        suffix, options = CONTAINERS[container]
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        name = f"{container}-{mode}-{orientation}".replace(" ", "_").replace(";", "")
+        path = folder / "images" / f"{name}.{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        try:
+            in_mode(mode).save(
+                path, container.split()[-1 if "TIFF" not in container else 0], exif=exif, **options
+            )
+        except (OSError, ValueError, RuntimeError):  # the container does not hold the mode
+            path.unlink(missing_ok=True)
+            continue
+        try:
+            expected = inputs.read(path)
+        except ValueError as error:
+            with pytest.raises(ValueError, match=re.escape(str(error).split(": ")[0][-40:])):
+                read_image(path.read_bytes())
+            path.unlink()
+            refused += 1
+            continue
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(inputs.read(image), expected)
+        mask = folder / "masks" / f"{name}.png"
+        mask.parent.mkdir(exist_ok=True)
+        mask.write_bytes(
+            write_png(
+                np.arange(expected.shape[0] * expected.shape[1], dtype=np.uint8).reshape(
+                    expected.shape[:2]
+                )
+                % 2
+            )
+        )
+        written[name] = path
+    data = config.Data(
+        name="folder", dir=str(folder), cache=str(tmp_path / "cache"), options="val_every=1000"
+    )
+    prepared = datasets.prepare(data, ["train"], show=False)
+    for record in prepared.source("train"):
+        loaded = pipeline.load([record], canvas=(18, 18), fill=(0, 0, 0), where="")
+        expected = inputs.read(written[record["id"].decode()])
+        height, width = loaded["sizes"][0]
+        np.testing.assert_array_equal(loaded["image"][0, :height, :width], expected)
+        equal += 1
+    assert equal == len(written) > 400
+    with capsys.disabled():
+        print(
+            f"\n{equal} combinations of container, mode and orientation held equal, {refused} "
+            "refused by both"
+        )
 
 
 def test_grey_rgba_palette_and_16_bits(folder):
@@ -142,7 +222,7 @@ def test_files_that_are_no_picture(folder):
     (folder / "empty.png").touch()
     assert "is empty (0 bytes)" in message(folder / "empty.png")
     (folder / "notes.png").write_text("no picture at all")
-    assert "no image of a known format" in message(folder / "notes.png")
+    assert "not an image of a known format" in message(folder / "notes.png")
     (folder / "notes.npy").write_text("no array at all")
     assert "is no .npy array" in message(folder / "notes.npy")
     np.save(folder / "objects.npy", np.array([{}], object), allow_pickle=True)
@@ -152,7 +232,7 @@ def test_files_that_are_no_picture(folder):
         frames[0].save(folder / name, save_all=True, append_images=frames[1:])
         assert "has 2 frames or pages" in message(folder / name)
     Image.fromarray(RGB[..., 0].astype(np.float32)).save(folder / "float.tif")
-    assert "32 bits per pixel" in message(folder / "float.tif")
+    assert "or 32 bits per pixel" in message(folder / "float.tif")
 
 
 @pytest.mark.parametrize("warned", ["error", "ignore"])  # warnings are of the process, not ours

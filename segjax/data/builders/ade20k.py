@@ -1,6 +1,6 @@
 """ADE20K scene parsing (ADEChallengeData2016): 20,210 and 2,000 scenes, 150 classes."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from segjax.data.builders.base import SegmentationBuilder
 from segjax.data.examples import Pair
@@ -39,15 +39,9 @@ class Ade20k(SegmentationBuilder):
         "  images/training/*.jpg images/validation/*.jpg\n"
         "  annotations/training/*.png annotations/validation/*.png"
     )
-
-    def __init__(self, root: str = "", split: str = "train", **kwargs: Any) -> None:
-        super().__init__(root, split, **kwargs)
-        if (self.root / "ADEChallengeData2016").is_dir():
-            self.root /= "ADEChallengeData2016"
+    MARKS = ("images/training", "annotations/training")
+    NESTED = ("ADEChallengeData2016",)
 
     def find_pairs(self) -> list[Pair]:
         folder = FOLDERS[self.split]
-        return [
-            Pair(p.stem, p, self.root / "annotations" / folder / f"{p.stem}.png")
-            for p in self.images_below(self.root / "images" / folder).by_stem().values()
-        ]
+        return self.pair(self.root / "images" / folder, self.root / "annotations" / folder)

@@ -3,11 +3,10 @@
 import contextlib
 import functools
 import io
-import os
 import pathlib
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -15,11 +14,10 @@ import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.progress import track
 
+from segjax.data import classes, folders, images
 from segjax.data.examples import Example, Pair, Summary, read_pairs
-from segjax.data.folders import Walk
 from segjax.data.images import DataError
-from segjax.data.labels import to_train_ids
-from segjax.data.text import Line, read_lines
+from segjax.data.labels import Colour, to_train_ids
 
 
 class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -34,6 +32,10 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     IDS: ClassVar[Mapping[int, int]]  # allowed number in a mask file -> train id
     SPLITS: ClassVar[tuple[str, ...]] = ()  # names a user may ask for
     LAYOUT: ClassVar[str] = ""  # what the folder has to look like; "" where none is read
+    MARKS: ClassVar[tuple[str, ...]] = ()  # folders that only this layout has, all of them
+    NESTED: ClassVar[tuple[str, ...]] = ()  # folders that the layout may begin in
+    # What masks were drawn on where an EXIF orientation keeps the size: published ones as stored.
+    drawn: str = "stored"
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         # Not in the registry of tfds, which has a cityscapes of its own.
@@ -56,7 +58,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
                 f"a split cannot be called {split!r}: letters, digits, _ and - make its name, and "
                 "'all' is taken by tfds; rename the list or folder"
             )
-        self.root = pathlib.Path(root).expanduser()
+        self.root = self.find_root(pathlib.Path(root).expanduser())
         self.split = split
         self.ids = self.IDS
         self.label_map = label_map or {}
@@ -64,6 +66,26 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         self.summary = Summary()
         self.skipped: list[str] = []  # sentences on files that were left out
         super().__init__(data_dir=data_dir, file_format="array_record")
+
+    @classmethod
+    def find_root(cls, folder: pathlib.Path) -> pathlib.Path:
+        """Returns the folder that the layout begins in: this one, or one that archives make."""
+        return next((folder / n for n in cls.NESTED if (folder / n).is_dir()), folder)
+
+    @classmethod
+    def recognises(cls, folder: pathlib.Path) -> bool:
+        """Whether a folder has this layout, and no list of classes of its own."""
+        root = cls.find_root(folder)
+        marked = bool(cls.MARKS) and all((root / mark).is_dir() for mark in cls.MARKS)
+        return marked and not any((root / name).is_file() for name in classes.FILES)
+
+    def describe(self, ids: Iterable[int]) -> tuple[tuple[str, ...], tuple[Colour, ...]] | None:
+        """Returns classes and palette where the folder tells them, or None.
+
+        Args:
+            ids: train ids that occur.
+        """
+        return None
 
     def find_pairs(self) -> list[Pair]:
         """Returns the files of the split, in the order of the records.
@@ -85,16 +107,24 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
 
     def fingerprint(self) -> list:
         """Returns what changes when a file does: names, sizes and times."""
-        files = [path for pair in self.pairs for path in (pair.image, pair.mask) if path.exists()]
-        stats = [(path.relative_to(self.root).as_posix(), path.stat()) for path in files]
-        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        files = sorted({path for pair in self.pairs for path in (pair.image, pair.mask)})
+        stats = [(path, path.stat()) for path in files if path.is_file()]
+        return [
+            (folders.printable(path.relative_to(self.root).as_posix()), s.st_size, s.st_mtime_ns)
+            for path, s in stats
+        ]
 
     def examples(self) -> Iterator[Example]:
         """Yields the checked examples of the split."""
-        return read_pairs(self.pairs, self.root, self.to_label)
+        return read_pairs(self.pairs, self.root, self.read_label, drawn=self.drawn)
 
-    def to_label(self, mask: np.ndarray) -> np.ndarray:
-        """Returns the train ids of a decoded mask."""
+    def read_label(self, pair: Pair) -> np.ndarray:
+        """Returns the train ids of a pair, uint8 [H, W].
+
+        Raises:
+            DataError: the mask is at fault; the message does not name it.
+        """
+        mask = images.read_mask(pair.mask.read_bytes())
         return to_train_ids(mask, self.ids, label_map=self.label_map, colours=self.colours)
 
     def summarize(self) -> Iterator[Example]:
@@ -102,7 +132,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         for example in self.examples():
             self.summary.add(example)
             yield example
-        first = self.pairs[0].mask.relative_to(self.root).as_posix()
+        first = folders.printable(self.pairs[0].mask.relative_to(self.root).as_posix())
         self.summary.finish(f"the masks of {self.root}, split '{self.split}', {first} first,")
 
     def write(self, folder: pathlib.Path) -> pathlib.Path:
@@ -113,48 +143,51 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             self.download_and_prepare()
         return pathlib.Path(self.data_dir)
 
-    def images_below(self, folder: pathlib.Path) -> Walk:
+    def images_below(self, folder: pathlib.Path) -> folders.Walk:
         """Returns the image files below a folder, and remembers what was skipped.
 
         Raises:
             DataError: there is no such folder, or no image in it.
         """
-        found = Walk(folder)
+        name = folders.printable(folder)
+        if not folder.is_dir():
+            near = folders.in_brackets(folders.near_miss(folder))
+            raise DataError(self.misplaced(f"{name} does not exist{near}"))
+        found = folders.Walk(folder)
         if not found.files:
-            what = "has no images" if folder.is_dir() else "does not exist"
             said = "".join(f"; {line}" for line in found.skipped)
-            raise DataError(self._misplaced(f"{folder} {what}{said}"))
+            raise DataError(self.misplaced(f"{name} has no images{said}"))
         self.skipped += [line for line in found.skipped if line not in self.skipped]
         return found
 
-    def read_list(self, folder: pathlib.Path, split: str) -> list[Line]:
-        """Returns the lines of the list `split` in a folder of lists.
+    def pair(
+        self,
+        images_in: pathlib.Path,
+        masks_in: pathlib.Path,
+        *,
+        image_suffix: str = "",
+        mask_suffix: str = "",
+    ) -> list[Pair]:
+        """Pairs the images of a folder with masks by `folders.key`.
 
-        Raises:
-            DataError: there is no such list, or nothing in it.
+        Returns:
+            A pair for each image, sorted; where there is no mask, with the one that is expected.
         """
-        file = folder / f"{split}.txt"
-        if not folder.is_dir():
-            raise DataError(self._misplaced(f"{folder} does not exist"))
-        if not file.exists():
-            there = ", ".join(sorted(p.stem for p in Walk(folder, (".txt",)).files)) or "none"
-            raise DataError(f"{file} does not exist; the lists there are: {there}")
-        lines = read_lines(file)
-        if not lines:
-            raise DataError(f"{file} is empty; it has to name an image a line")
-        return lines
-
-    def inside(self, path: pathlib.Path, line: Line, file: pathlib.Path) -> pathlib.Path:
-        """Returns a path that a list names; raises DataError where it leaves the data set."""
-        plain = pathlib.Path(os.path.normpath(path))
-        if not plain.is_relative_to(self.root):
-            raise DataError(
-                f"{file}, line {line.number}: {line.text!r} leaves {self.root}; paths of a list "
-                "are below the folder of the data set"
+        image_of = self.images_below(images_in).by_stem(image_suffix)
+        masks = folders.Walk(masks_in)
+        self.skipped += [line for line in masks.skipped if line not in self.skipped]
+        mask_of = masks.by_stem(mask_suffix)
+        return [
+            Pair(
+                folders.printable(name),
+                image,
+                mask_of.get(name, masks_in / f"{name}{mask_suffix}.png"),
             )
-        return plain
+            for name, image in image_of.items()
+        ]
 
-    def _misplaced(self, what: str) -> str:
+    def misplaced(self, what: str) -> str:
+        """Returns a message that a folder has not this layout, with the layout."""
         return (
             f"{what}. The data set '{self.name}' is laid out like this, below the folder named by "
             f"--config.data.dir:\n{self.LAYOUT}"

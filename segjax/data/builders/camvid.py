@@ -27,9 +27,7 @@ class Camvid(SegmentationBuilder):
     IDS: ClassVar = {**{i: i for i in range(len(CLASSES))}, 11: 255, 255: 255}
     SPLITS = ("train", "val", "test")
     LAYOUT = "  train/*.png trainannot/*.png val/*.png valannot/*.png test/*.png testannot/*.png"
+    MARKS = ("train", "trainannot")
 
     def find_pairs(self) -> list[Pair]:
-        return [
-            Pair(p.stem, p, self.root / f"{self.split}annot" / f"{p.stem}.png")
-            for p in self.images_below(self.root / self.split).by_stem().values()
-        ]
+        return self.pair(self.root / self.split, self.root / f"{self.split}annot")

@@ -1,9 +1,11 @@
 """Cityscapes: 2,975, 500 and 1,525 street scenes with fine labels, 19 classes to train on."""
 
+import dataclasses
 from typing import Any, ClassVar
 
 from segjax.data.builders.base import SegmentationBuilder
 from segjax.data.examples import Pair
+from segjax.data.images import DataError
 
 CLASSES = (
     *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
@@ -32,6 +34,7 @@ class Cityscapes(SegmentationBuilder):
         "  leftImg8bit/train/*/*_leftImg8bit.png\n  gtFine/train/*/*_gtFine_labelIds.png\n"
         "  and the same with val, test; gtCoarse for train_extra and with the option coarse=True"
     )
+    MARKS = ("leftImg8bit",)
 
     def __init__(
         self, root: str = "", split: str = "train", *, coarse: bool = False, **kwargs: Any
@@ -41,20 +44,22 @@ class Cityscapes(SegmentationBuilder):
         super().__init__(root, split, **kwargs)
 
     def find_pairs(self) -> list[Pair]:
-        found = self.images_below(self.root / "leftImg8bit" / self.split).files
-        images = [path for path in found if path.name.endswith("_leftImg8bit.png")]
-        pairs = self._with_masks(images, "labelIds")
+        pairs = self._pairs_of("labelIds")
         if not pairs[0].mask.exists():
-            train_ids = self._with_masks(images, "labelTrainIds")
+            train_ids = self._pairs_of("labelTrainIds")
             if train_ids[0].mask.exists():
                 self.ids = {i: i for i in (*range(len(CLASSES)), 255)}
                 return train_ids
         return pairs
 
-    def _with_masks(self, images: list, kind: str) -> list[Pair]:
-        masks = self.root / self.annotation / self.split
-        stems = [(path, path.name.removesuffix("_leftImg8bit.png")) for path in images]
-        return [
-            Pair(stem, path, masks / path.parent.name / f"{stem}_{self.annotation}_{kind}.png")
-            for path, stem in stems
-        ]
+    def _pairs_of(self, kind: str) -> list[Pair]:
+        """Pairs by the name below the folder of a city, which it begins with."""
+        pairs = self.pair(
+            self.root / "leftImg8bit" / self.split,
+            self.root / self.annotation / self.split,
+            image_suffix="_leftImg8bit",
+            mask_suffix=f"_{self.annotation}_{kind}",
+        )
+        if not pairs:
+            raise DataError(self.misplaced("no image is called *_leftImg8bit.png"))
+        return [dataclasses.replace(pair, id=pair.id.rsplit("/", 1)[-1]) for pair in pairs]

@@ -1,65 +1,91 @@
-"""Anyone's data: images and masks in folders.
+"""Anyone's data: images and masks in folders, with classes and splits as they are found.
 
-    images/*.jpg masks/*.png    paired by name; every format that is read, one id per pixel
-    classes.txt                 optional: a class a line, in the order of the ids
+    images/*.jpg masks/*.png              or labels, annotations, SegmentationClass, ...
+    train/images train/masks val/images val/masks
+    train train_masks val val_masks
+    *.jpg *_mask.png                      in one folder, or in train and val
+    images/*.jpg annotations.json         COCO: see `segjax.data.coco`
 
-These are found by themselves; the options `images`, `masks` and `suffix` name others:
+Image and mask are paired by their path without ending. Masks are files of one id per pixel, of any
+format that loses nothing, or RGB where a list of classes says what colours mean.
 
-    images/ masks/, images/ labels/, JPEGImages/ SegmentationClass/     folders side by side
-    train/images/ train/masks/ val/images/ val/masks/                   a folder a split
-    images/train/ masks/train/ images/val/ masks/val/                   the same, the other way
-    photo.jpg photo_mask.png                                            one folder, by a suffix
+Splits are, in this order: folders, `images/train` and `masks/train` or `train/images` and
+`train/masks`; lists of images, `train.txt`, as `segjax.data.lists` reads them, in the folder or in
+`ImageSets/Segmentation`; or neither, and then every tenth image, by name, is the split `val` and
+the others are `train` (option `val_every`). The same holds for the images of a single list.
 
-Splits are folders as above; or lists, `train.txt` and `val.txt` in the folder or in
-ImageSets/Segmentation, an image a line (a name, a path, or the paths of image and mask); or
-neither, and then every tenth image, by name, is the split `val` and the others are `train` (option
-`val_every`).
-
-With a class list (classes.txt, CVAT's labelmap.txt, labelme's class_names.txt and others) ids that
-no line stands for are an error; without it the classes are 0..C-1 as the masks hold them, those of
-the training split among them. Where each class has a colour masks may be RGB. Lines named `void`,
-`ignore` or `__ignore__` give colours that are ignored.
+Classes are those of a list, `classes.txt`, CVAT's `labelmap.txt`, labelme's `class_names.txt`: see
+`segjax.data.classes`. Then ids that it does not name are an error. Without a list the classes are
+0..C-1 as the masks hold them, those of the training split among them.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from segjax.data.builders.base import SegmentationBuilder
-from segjax.data.examples import Pair
-from segjax.data.folders import IMAGES, Walk, near_miss, printable, subfolders
-from segjax.data.images import DataError
-from segjax.data.labels import IGNORE_LABEL, MAP_EXAMPLE, Colour, colour_map, spans
-from segjax.data.text import ClassLine, Line, columns, read_class_list
+import numpy as np
 
-IMAGE_FOLDERS = ("images", "imgs", "img", "image", "JPEGImages")
-MASK_FOLDERS = (
-    *("masks", "labels", "mask", "label", "annotations", "SegmentationClassPNG"),
-    *("SegmentationClass", "gt"),
+from segjax.data import classes as class_lists
+from segjax.data import coco, folders, images
+from segjax.data.builders.base import SegmentationBuilder
+from segjax.data.classes import read_classes
+from segjax.data.examples import Pair
+from segjax.data.images import DataError
+from segjax.data.labels import MAP_EXAMPLE, Colour, colour_map, spans, to_train_ids
+from segjax.data.lists import Index, read_list
+from segjax.ops import IGNORE_LABEL
+
+IMAGES = (
+    *("images", "image", "imgs", "img", "jpegimages", "pictures", "photos", "input", "inputs"),
+    *("rgb", "img_dir", "frames"),
 )
-SUFFIXES = ("_mask", "_label", "_labels", "_gt", "_seg", "_segmentation", "-mask", ".mask")
-CLASS_FILES = (
-    *("classes.txt", "labelmap.txt", "class_names.txt", "label_colors.txt", "classes.csv"),
-    "classes.json",
+MASKS = (
+    *("masks", "mask", "labels", "label", "annotations", "annotation", "segmentationclass"),
+    *("segmentationclasspng", "gt", "ground_truth", "groundtruth", "targets", "target"),
+    *("segmentation", "segmentations", "ann_dir", "anno"),
 )
-LISTS = ("", "ImageSets/Segmentation")  # where the lists of splits may lie
-VOID = {"void", "ignore", "__ignore__"}
+SUFFIXES = ("_mask", "_masks", "_label", "_labels", "_seg", "_segmentation", "_gt", "_L", "-mask")
+IMAGE_SUFFIXES = ("_image", "_img", "_sat", "_rgb", "_leftImg8bit")  # only with one of the above
+SPLITS = {  # other names of a split's folder or list
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where the files of a split are, or of all splits."""
+
+    images: pathlib.Path
+    masks: pathlib.Path
+    image_suffix: str = ""
+    mask_suffix: str = ""
+    split: bool = False  # it holds the split alone
 
 
 class Folder(SegmentationBuilder):
-    """Pairs images and masks by name; the module says how folders and splits are found.
+    """Pairs images and masks; the module says how they are found.
 
     Options:
       images: folder of the images, below the folder of the data; "" looks for the usual names.
       masks: of the masks.
       suffix: what the name of a mask has more than that of its image, "_mask".
+      classes: name of the list of classes; "" looks for the usual ones.
       val_every: which images are for validation where nothing else parts them.
+      drawn: what masks were drawn on where an EXIF orientation keeps the size of an image:
+        "upright" ones, as annotation tools show them, or "stored" ones.
     """
 
     IDS: ClassVar = {i: i for i in range(256)}
+    LISTS: ClassVar = ("", "ImageSets/Segmentation", "ImageSets", "splits", "lists")
     LAYOUT = (
         "  images/*.jpg masks/*.png, with classes.txt, one name a line, if you like\n"
-        "  or train/images train/masks val/images val/masks, or photo.jpg beside photo_mask.png\n"
+        "  or images/ and labels/, train/images and train/masks, *.jpg and *_mask.png in one "
+        "folder,\n"
+        "  images/*.jpg and annotations.json (COCO); other names by\n"
+        "  --config.data.options=\"images='photos',masks='ids',suffix='_id'\"\n"
         "  splits: images/train masks/train images/val masks/val, or train.txt and val.txt with "
         "names, or every tenth image is for validation"
     )
@@ -69,63 +95,47 @@ class Folder(SegmentationBuilder):
         root: str = "",
         split: str = "train",
         *,
+        val_every: int = 10,
         images: str = "",
         masks: str = "",
         suffix: str = "",
-        val_every: int = 10,
+        classes: str = "",
+        drawn: str = "upright",
         **kwargs: Any,
     ) -> None:
         super().__init__(root, split, **kwargs)
         if not isinstance(val_every, int) or val_every < 2:
             raise ValueError(f"option val_every={val_every!r} of 'folder': at least 2 is needed")
-        self.val_every, self._suffix = val_every, suffix
-        self._names = (images,) if images else IMAGE_FOLDERS, (masks,) if masks else MASK_FOLDERS
+        for option, value in (("images", images), ("masks", masks), ("suffix", suffix)):
+            if not isinstance(value, str):
+                raise ValueError(f"option {option}={value!r} of 'folder': a text is needed, in ''")
+        if drawn not in ("upright", "stored"):
+            raise ValueError(f"option drawn={drawn!r} of 'folder': 'upright' or 'stored'")
+        self.val_every, self.drawn = val_every, drawn
+        self._images, self._masks, self._suffix = images, masks, suffix
         self.classes: tuple[str, ...] = ()
         self.palette: tuple[Colour, ...] = ()
-        for name in CLASS_FILES:
-            if (self.root / name).is_file():
-                self.classes, colours = read_classes(self.root / name)
-                self.palette = tuple(c for c, i in colours.items() if i != IGNORE_LABEL)
-                self.ids = {i: i for i in (*range(len(self.classes)), IGNORE_LABEL)}
-                self.colours = colours or None
-                break
+        self._coco: coco.Annotations | None = None
+        if file := self._class_list(classes):
+            self._take_classes(*read_classes(file))
+        elif self.root.is_dir() and (found := self._find_coco()):
+            self._coco = found
+            self._take_classes(found.classes, {i: i for i in found.ids})
+
+    def _take_classes(self, names: tuple[str, ...], codes: dict[int | Colour, int]) -> None:
+        self.classes = names
+        self.ids = {code: i for code, i in codes.items() if isinstance(code, int)}
+        self.colours = {c: i for c, i in codes.items() if not isinstance(c, int)} or None
+        of = {i: c for c, i in (self.colours or {}).items()}
+        self.palette = tuple(of[i] for i in range(len(names)) if i in of)
 
     @property
     def knows_classes(self) -> bool:
         return bool(self.classes)
 
     def fingerprint(self) -> list:
-        return [*super().fingerprint(), self.classes, list((self.colours or {}).items())]
-
-    def find_pairs(self) -> list[Pair]:
-        for above, below in ((self.split, ""), ("", self.split)):
-            images, masks = self._folders(self.root / above, below)
-            if images is not None and masks is not None:
-                return self._pair(images, masks)
-        images, masks = self._folders(self.root, "")
-        if images is None or masks is None:
-            images = masks = self.root  # one folder, by a suffix
-        if file := self._list(self.split):
-            return self._listed(file, images, masks)
-        lists = sorted({name for name in ("train", "val", "test") if self._list(name)})
-        folders = sorted({p.name for p in subfolders(images) if images != masks})
-        if self.split not in ("train", "val") or lists or folders:
-            there = ", ".join(sorted({*lists, *folders})) or "train, val"
-            raise DataError(f"{self.root} has no split {self.split!r}; there are {there}")
-        pairs = self._pair(images, masks)
-        every = slice(self.val_every - 1, None, self.val_every)
-        if self.split == "val":
-            if len(pairs) < self.val_every:
-                fewer = max(min(len(pairs), 5), 2)
-                raise DataError(
-                    f"{images} has {len(pairs)} images, too few to keep every "
-                    f"{self.val_every}th for validation: write "
-                    f'--config.data.options="val_every={fewer}" (segjax check: --options), or '
-                    "choose them yourself in images/val and masks/val"
-                )
-            return pairs[every]
-        del pairs[every]
-        return pairs
+        colours = [[list(c), i] for c, i in (self.colours or {}).items()]
+        return [*super().fingerprint(), self.classes, sorted(self.ids.items()), colours]
 
     def describe(self, ids: Iterable[int]) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
         if self.classes:
@@ -135,140 +145,314 @@ class Folder(SegmentationBuilder):
             shift = ",".join(f"{old}:{new}" for new, old in enumerate(ids))
             raise DataError(
                 f"the masks of {self.root} hold the ids {spans(ids)}, which are not 0..C-1. Name "
-                f"the classes in {self.root / CLASS_FILES[0]}, one a line by id, or renumber: "
+                f"the classes in {self.root / 'classes.txt'}, one a line by id, or renumber: "
                 + MAP_EXAMPLE
                 % shift
             )
         return tuple(f"class {i}" for i in ids), colour_map(len(ids))
 
-    def _folders(
-        self, above: pathlib.Path, below: str
-    ) -> tuple[pathlib.Path | None, pathlib.Path | None]:
-        """Returns the folders of images and masks in `above`, each with a subfolder `below`."""
-        if below == above.name == "":
-            return None, None
-        found = []
-        for names in self._names:
-            there = [above / name / below for name in names if (above / name / below).is_dir()]
-            found.append(there[0] if there else None)
-        return found[0], found[1]
+    def read_label(self, pair: Pair) -> np.ndarray:
+        if self._coco:
+            label = self._coco.draw(pair.image)
+            return to_train_ids(label, self.ids, label_map=self.label_map)
+        data = pair.mask.read_bytes()
+        mask = images.read_mask(data)
+        if mask.ndim == 2 and self.colours and (palette := images.palette(data)) is not None:
+            # A palette is what its colours say, where the list of classes has them all.
+            used = [i for i in np.unique(mask) if i != IGNORE_LABEL and i < len(palette)]
+            if used and all(tuple(palette[i].tolist()) in self.colours for i in used):
+                table = np.full(256, IGNORE_LABEL, np.uint8)
+                for i in used:
+                    table[i] = self.colours[tuple(palette[i].tolist())]
+                ids = {i: i for i in (*self.ids.values(), IGNORE_LABEL)}
+                return to_train_ids(table[mask], ids, label_map=self.label_map)
+        return to_train_ids(mask, self.ids, label_map=self.label_map, colours=self.colours)
 
-    def _list(self, split: str) -> pathlib.Path | None:
-        files = [self.root / folder / f"{split}.txt" for folder in LISTS]
-        return next((file for file in files if file.is_file()), None)
-
-    def _pair(self, images: pathlib.Path, masks: pathlib.Path) -> list[Pair]:
-        """Pairs files by their path without suffix; one without a partner gets an expected one."""
-        found = self.images_below(images)
-        if images == masks:
-            suffix = self._suffix or _suffix_of([p.stem for p in found.files])
-            if not suffix:
-                raise DataError(self._misplaced(f"{images} has no folders of images and masks"))
-            image_of = {k: p for k, p in found.by_stem().items() if not k.endswith(suffix)}
-            mask_of = {
-                k.removesuffix(suffix): p for k, p in found.by_stem().items() if k.endswith(suffix)
-            }
+    def find_pairs(self) -> list[Pair]:
+        if self._coco:
+            pairs, split = self._coco_pairs()
         else:
-            image_of = found.by_stem()
-            walk = Walk(masks, (*IMAGES, ".gif"))
-            self.skipped += [line for line in walk.skipped if line not in self.skipped]
-            suffix = self._suffix or (
-                "" if walk.by_stem().keys() & image_of.keys() else _suffix_of(walk.by_stem())
-            )
-            mask_of = {k.removesuffix(suffix): p for k, p in walk.by_stem().items()}
-        return [
-            Pair(
-                printable(key),
-                image_of.get(key, images / f"{key}.jpg"),
-                mask_of.get(key, masks / f"{key}{suffix}.png"),
-            )
-            for key in sorted({*image_of, *mask_of})
-        ]
+            place = self._find_place()
+            if place is None:
+                there = folders.some(folders.names(self.root)) if self.root.is_dir() else ""
+                what = f"holds {there or 'nothing'}" if self.root.is_dir() else "does not exist"
+                raise DataError(self.misplaced(f"{folders.printable(self.root)} {what}"))
+            if not place.split and (found := self._list()):
+                return self._listed(place, found)
+            pairs, split = self._all_pairs(place), place.split
+            others = [p.stem for p in self._lists() if p.stem.lower() not in ("default", "all")]
+            others += [] if split else [p.name for p in folders.subfolders(place.images)]
+            if not split and (self.split not in ("train", "val") or self._other_split(others)):
+                there = ", ".join(sorted(others)) or "train, val"
+                raise DataError(
+                    f"{folders.printable(self.root)} has no split {self.split!r}; there are {there}"
+                )
+        return pairs if split else self._every(pairs)
 
-    def _listed(self, file: pathlib.Path, images: pathlib.Path, masks: pathlib.Path) -> list[Pair]:
-        """Returns the pairs that the lines of a list name."""
-        found = {pair.id: pair for pair in self._pair(images, masks)}
-        return [
-            self._of_line(line, file, found, images, masks)
-            for line in self.read_list(file.parent, self.split)
-        ]
+    def _every(self, pairs: list[Pair]) -> list[Pair]:
+        """Returns the part of the split, where nothing in the folder divides images."""
+        every = slice(self.val_every - 1, None, self.val_every)
+        if self.split == "val":
+            if len(pairs) < self.val_every:
+                fewer = max(min(len(pairs), 5), 2)
+                raise DataError(
+                    f"{self.root} has {len(pairs)} images, too few to keep every "
+                    f"{self.val_every}th for validation: write "
+                    f'--config.data.options="val_every={fewer}" (segjax check: --options), or '
+                    "choose them yourself in images/val and masks/val"
+                )
+            return pairs[every]
+        del pairs[every]
+        return pairs
 
-    def _of_line(
-        self,
-        line: Line,
-        file: pathlib.Path,
-        found: dict[str, Pair],
-        images: pathlib.Path,
-        masks: pathlib.Path,
-    ) -> Pair:
-        if line.text in found:  # a name may hold blanks
-            return found[line.text]
-        words = columns(line.text)
-        named = [self.inside(self.root / w.lstrip("/"), line, file) for w in words]
-        if len(words) == 2 and named[0].is_file():
-            return Pair(printable(named[0].stem), *named)
-        for text in (line.text, words[0]):
-            below = text.removeprefix(f"{images.name}/")
-            path = pathlib.PurePath(below)
-            for key in (below, path.with_suffix("").as_posix()):
-                if key in found:
-                    return found[key]
-        wanted = images / line.text
-        near = near_miss(wanted)
-        raise DataError(
-            f"{file}, line {line.number}: {line.text!r} names no image of {images}"
-            + (f": {near}" if near else "")
-            + ". Write a name, 'a', a path, 'images/a.png', or two, 'images/a.png masks/a.png'"
+    def _all_pairs(self, place: Place) -> list[Pair]:
+        """Pairs all files of a place; a mask without its image is there too."""
+        pairs = self.pair(
+            place.images,
+            place.masks,
+            image_suffix=place.image_suffix,
+            mask_suffix=place.mask_suffix,
         )
+        if place.images == place.masks:
+            return [p for p in pairs if not p.image.stem.endswith(place.mask_suffix)]
+        taken = {pair.mask for pair in pairs}
+        for name, mask in folders.Walk(place.masks).by_stem(place.mask_suffix).items():
+            if mask not in taken:
+                pairs.append(
+                    Pair(
+                        folders.printable(name),
+                        place.images / f"{name}{place.image_suffix}.jpg",
+                        mask,
+                    )
+                )
+        return sorted(pairs, key=lambda pair: pair.id)
 
-
-def read_classes(file: pathlib.Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
-    """Returns the names of a class list, and which id each colour stands for.
-
-    Raises:
-        DataError: there are no or too many names, or only some of them have colours.
-    """
-    lines = read_class_list(file)
-    classes = [line for line in lines if line.name.lower() not in VOID]
-    void = [line for line in lines if line.name.lower() in VOID]
-    _check_classes(file, lines, classes, void)
-    colours = {line.colour: i for i, line in enumerate(classes) if line.colour}
-    colours |= {line.colour: IGNORE_LABEL for line in void if line.colour}
-    return tuple(line.name for line in classes), colours
-
-
-def _check_classes(
-    file: pathlib.Path, lines: list[ClassLine], classes: list[ClassLine], void: list[ClassLine]
-) -> None:
-    taken: dict[Colour, ClassLine] = {}
-    names: dict[str, ClassLine] = {}
-    for line in lines:
-        at = f"{file}, line {line.number}: "
-        if line.name == "void" and not line.colour:
-            raise DataError(f"{at}void needs the colour that is ignored, 'void 0 0 0'")
-        if line in classes and line.name in names:
-            raise DataError(f"{at}the class {line.name!r} is there twice")
-        if line in classes and void and line.number > void[0].number and void[0].colour:
-            raise DataError(f"{at}the class {line.name!r} comes after void; void comes last")
-        if line.colour in taken:
-            other = taken[line.colour]
-            raise DataError(f"{at}{line.name!r} has the colour {line.colour} of {other.name!r}")
-        if line.colour:
-            taken[line.colour] = line
-        names[line.name] = line
-    if len({bool(line.colour) for line in classes}) > 1:
-        without = next(line for line in classes if not line.colour)
-        raise DataError(
-            f"{file}, line {without.number}: either every class has a colour or none, "
-            "'road 128 64 128'"
+    def _listed(self, place: Place, file: pathlib.Path) -> list[Pair]:
+        files = self.images_below(place.images).by_stem(place.image_suffix).values()
+        mask_of = folders.Walk(place.masks).by_stem(place.mask_suffix)
+        masks = mask_of.values()
+        if place.images == place.masks:
+            files = [p for p in files if p not in set(masks)]
+        pairs = read_list(
+            file,
+            Index(files, place.images, self.root, ".jpg", place.image_suffix),
+            Index(masks, place.masks, self.root, f"{place.mask_suffix}.png", place.mask_suffix),
+            mask_of,
         )
-    if not 1 <= len(classes) <= IGNORE_LABEL:
-        raise DataError(f"{file} names {len(classes)} classes; 1 to 255 are needed, one a line")
+        if file.stem.lower() in ("default", "all"):
+            return self._every(sorted(pairs, key=lambda pair: pair.id))
+        return pairs
+
+    def _lists(self) -> list[pathlib.Path]:
+        """Returns the lists of images that there are."""
+        found = []
+        for place in (self.root / name for name in self.LISTS):
+            if place.is_dir():
+                files = folders.Walk(place, (".txt",), deep=False).files
+                named = {*class_lists.FILES, "readme.txt", "license.txt", "licence.txt"}
+                found += [
+                    f
+                    for f in files
+                    if f.name.lower() not in named
+                    and (place != self.root or f.stem.lower() in _known_lists(self.split))
+                ]
+        return found
+
+    def _list(self) -> pathlib.Path | None:
+        """Returns the list of the split, or the only one."""
+        files = self._lists()
+        wanted = SPLITS.get(self.split, (self.split,))
+        found = [f for f in files if f.stem.lower() in {*wanted, self.split.lower()}]
+        exact = [f for f in found if f.stem == self.split]
+        if len(exact or found) > 1:
+            both = " and ".join(map(folders.printable, exact or found))
+            raise DataError(f"{both} may both be the list of {self.split!r}; remove one")
+        if not found and [f.stem.lower() for f in files] in (["default"], ["all"]):
+            return files[0]
+        return next(iter(exact or found), None)
+
+    def _other_split(self, names: list[str]) -> bool:
+        """Whether names are those of splits, so that images are divided already."""
+        known = {alias for aliases in SPLITS.values() for alias in aliases}
+        return any(name.lower() in known for name in names)
+
+    def _class_list(self, given: str) -> pathlib.Path | None:
+        """Returns the list of classes.
+
+        Raises:
+            DataError: the one that is given is missing, or two differ.
+        """
+        if given:
+            file = self.root / given
+            if not file.is_file():
+                near = folders.in_brackets(folders.near_miss(file))
+                raise DataError(f"{folders.printable(file)} does not exist{near}")
+            return file
+        if not self.root.is_dir():
+            return None
+        endings = (".txt", ".csv", ".json")
+        places = (self.root, *_named(self.root, SPLITS["train"]))
+        there = [p for place in places for p in folders.Walk(place, endings, deep=False).files]
+        found = [p for p in there if p.name.lower() in class_lists.FILES]
+        found.sort(key=lambda p: class_lists.FILES.index(p.name.lower()))
+        if len(found) > 1 and any(read_classes(p) != read_classes(found[0]) for p in found[1:]):
+            both = " and ".join(folders.printable(p.relative_to(self.root)) for p in found)
+            raise DataError(
+                f"{both} in {folders.printable(self.root)} list different classes; remove one, or "
+                f"write --config.data.options=\"classes='{found[0].name}'\""
+            )
+        return next(iter(found), None)
+
+    # Where the files are
+
+    def _find_place(self) -> Place | None:
+        """Returns where images and masks of the split are, or of all splits.
+
+        Raises:
+            DataError: several folders may be meant, or one that is given is not there.
+        """
+        root, aliases = self.root, SPLITS.get(self.split, (self.split,))
+        for option, name in (("images", self._images), ("masks", self._masks)):
+            if name and not (root / name).is_dir():
+                raise DataError(
+                    f"option {option}={name!r}: {folders.printable(root / name)} is no folder"
+                    f"{folders.in_brackets(folders.near_miss(root / name))}"
+                )
+        if not root.is_dir():
+            return None
+        if place := self._two_folders(root):
+            inner = _named(place.images, aliases), _named(place.masks, aliases)
+            if inner[0]:
+                masks = inner[1][0] if inner[1] else place.masks / inner[0][0].name
+                return dataclasses.replace(place, images=inner[0][0], masks=masks, split=True)
+            return place
+        for folder in _named(root, aliases):
+            if place := self._two_folders(folder) or _one_folder(folder, self._suffix):
+                return dataclasses.replace(place, split=True)
+        for alias in aliases:
+            pictures = _named(root, (alias, f"{alias}_images", f"{alias}_imgs"))
+            endings = (*("_masks", "_mask", "_labels", "_label", "annot", "_annot", "_gt"),)
+            masks = _named(root, [f"{alias}{ending}" for ending in endings])
+            if pictures and masks:
+                self._only(masks, "masks")
+                return _with_suffix(pictures[0], masks[0], self._suffix, split=True)
+        return _one_folder(root, self._suffix)
+
+    def _two_folders(self, root: pathlib.Path) -> Place | None:
+        """Returns the folders of images and of masks in a folder."""
+        pictures = [root / self._images] if self._images else _named(root, IMAGES)
+        masks = [root / self._masks] if self._masks else _named(root, MASKS)
+        pictures = [p for p in pictures if p.is_dir()]
+        if not self._masks:
+            masks = [p for p in masks if _has_pictures(p)]
+        if not pictures:
+            return None
+        if not masks:
+            inside = _one_folder(pictures[0], self._suffix)
+            # Without any masks the likely place is named, and each image without one.
+            return inside or (None if self._coco_files() else Place(pictures[0], root / "masks"))
+        self._only(pictures, "images")
+        self._only(masks, "masks")
+        return _with_suffix(pictures[0], masks[0], self._suffix)
+
+    def _only(self, found: list[pathlib.Path], option: str) -> None:
+        if len(found) > 1:
+            both = " and ".join(folders.printable(p.relative_to(self.root)) for p in found)
+            raise DataError(
+                f"{both} in {folders.printable(self.root)} may both hold the {option}; write "
+                f"--config.data.options=\"{option}='{found[0].relative_to(self.root)}'\" "
+                "(segjax check: --options)"
+            )
+
+    # COCO
+
+    def _coco_files(self) -> list[pathlib.Path]:
+        """Returns the files of annotations, those of the split alone where there are such."""
+        aliases = SPLITS.get(self.split, (self.split,))
+        own, common = [], []
+        for place in (self.root, self.root / "annotations", *_named(self.root, aliases)):
+            if not place.is_dir():
+                continue
+            files = [p for p in folders.Walk(place, (".json",), deep=False).files]
+            files = [p for p in files if p.name.lower() not in class_lists.FILES]
+            files += [p for p in [place / "_annotations.coco.json"] if p.is_file()]
+            for file in dict.fromkeys(files):
+                words = file.stem.lower().replace("-", "_").replace(".", "_").split("_")
+                words = [word.rstrip("0123456789") for word in words]
+                if place.name.lower() in aliases or any(word in aliases for word in words):
+                    own.append(file)
+                elif not any(word in names for word in words for names in SPLITS.values()):
+                    common.append(file)
+        return own or common
+
+    def _find_coco(self) -> coco.Annotations | None:
+        if not self._coco_files():
+            return None
+        try:
+            if self._find_place():
+                return None  # masks are files
+        except DataError:
+            return None
+        found = [a for a in map(coco.read, self._coco_files()) if a]
+        if len(found) > 1:
+            both = " and ".join(folders.printable(a.file) for a in found)
+            raise DataError(f"{both} may both hold the annotations; move one elsewhere")
+        return found[0] if found else None
+
+    def _coco_pairs(self) -> tuple[list[Pair], bool]:
+        """Returns the images that the annotations name, and whether they are the split's alone."""
+        assert self._coco is not None
+        walked = folders.Walk(self.root)
+        index = Index(walked.files, self.root, self.root, ".jpg")
+        pairs, missing = self._coco.pairs(index, walked.files)
+        if missing:
+            self.skipped.append(
+                f"{self.root}: {len(missing)} images are not in {self._coco.file.name} "
+                f"({folders.some(p.relative_to(self.root) for p in missing)})"
+            )
+        aliases = SPLITS.get(self.split, (self.split,))
+        words = self._coco.file.relative_to(self.root).as_posix().lower()
+        return pairs, any(alias in words for alias in aliases)
 
 
-def _suffix_of(stems: Iterable[str]) -> str:
-    """Returns the suffix that the names of masks have, where there are some with one."""
-    stems = list(stems)
-    counts = {suffix: sum(stem.endswith(suffix) for stem in stems) for suffix in SUFFIXES}
-    best = max(counts, key=lambda suffix: counts[suffix])
-    return best if counts[best] else ""
+def _known_lists(split: str) -> set[str]:
+    known = {alias for aliases in SPLITS.values() for alias in aliases}
+    return {*known, "trainval", "default", "all", split.lower()}
+
+
+def _named(folder: pathlib.Path, names: Iterable[str]) -> list[pathlib.Path]:
+    """Returns the folders in a folder that have one of some names, upper case or lower."""
+    wanted = {name.lower() for name in names}
+    if not folder.is_dir():
+        return []
+    return [p for p in folders.subfolders(folder) if p.name.lower() in wanted]
+
+
+def _has_pictures(folder: pathlib.Path) -> bool:
+    return bool(folders.Walk(folder).files)
+
+
+def _with_suffix(
+    pictures: pathlib.Path, masks: pathlib.Path, suffix: str, *, split: bool = False
+) -> Place:
+    """Returns two folders, and the suffix that all masks have and no image."""
+    stems = [p.stem for p in folders.Walk(masks).files]
+    taken = {p.stem for p in folders.Walk(pictures).files}
+    for end in [suffix] if suffix else SUFFIXES:
+        if stems and all(s.endswith(end) for s in stems) and not taken & set(stems):
+            common = (e for e in IMAGE_SUFFIXES if taken and all(s.endswith(e) for s in taken))
+            return Place(pictures, masks, next(common, ""), end, split)
+    return Place(pictures, masks, split=split)
+
+
+def _one_folder(folder: pathlib.Path, suffix: str) -> Place | None:
+    """Returns a folder that holds images and masks, which a suffix of their names tells apart."""
+    stems = {p.stem for p in folders.Walk(folder).files}
+    found = []
+    for end in [suffix] if suffix else SUFFIXES:
+        masks = {s for s in stems if s.endswith(end)}
+        for other in ("", *IMAGE_SUFFIXES):
+            partners = {s.removesuffix(end) + other for s in masks} & (stems - masks)
+            if masks and partners and 2 * len(partners) >= len(masks):
+                found.append((len(partners), Place(folder, folder, other, end)))
+    return max(found, key=lambda pair: pair[0])[1] if found else None

@@ -1,13 +1,13 @@
 """PASCAL VOC 2012 segmentation, and the 10,582 training masks merged from SBD."""
 
+import pathlib
 from typing import Any, ClassVar
 
-from segjax.data.builders.base import SegmentationBuilder
+from segjax.data import folders
+from segjax.data.builders.folder import Folder, Place
 from segjax.data.examples import Pair
-from segjax.data.folders import printable
 from segjax.data.images import DataError
-from segjax.data.labels import colour_map
-from segjax.data.text import columns
+from segjax.data.labels import Colour, colour_map
 
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
@@ -17,11 +17,14 @@ CLASSES = (
 PALETTE = colour_map(len(CLASSES))
 
 
-class VocSegmentation(SegmentationBuilder):
+class VocSegmentation(Folder):
     """A VOC folder: any list in ImageSets/Segmentation is a split.
 
     Masks are read by palette index. The split `trainaug` takes its masks from SegmentationClassAug;
     a line of its list is an image's name, or the two paths of DeepLab's list, below the root.
+
+    An export of an annotation tool has a list of its classes, CVAT's labelmap.txt or labelme's
+    class_names.txt, which takes the place of the twenty classes of VOC.
     """
 
     IDS: ClassVar = {i: i for i in (*range(len(CLASSES)), 255)}
@@ -30,34 +33,37 @@ class VocSegmentation(SegmentationBuilder):
         "  SegmentationClass/*.png\n"
         "  and for the split trainaug: ImageSets/Segmentation/trainaug.txt, SegmentationClassAug"
     )
+    MARKS = ("JPEGImages", "ImageSets/Segmentation")
+    NESTED = ("VOC2012", "VOCdevkit/VOC2012")
+    LISTS = ("ImageSets/Segmentation",)
 
     def __init__(
         self, root: str = "", split: str = "train", *, year: int = 2012, **kwargs: Any
     ) -> None:
-        super().__init__(root, split, **kwargs)
-        for folder in (f"VOC{year}", f"VOCdevkit/VOC{year}"):
-            if (self.root / folder).is_dir():
-                self.root /= folder
+        folder = pathlib.Path(root).expanduser()
+        for name in (f"VOC{year}", f"VOCdevkit/VOC{year}"):
+            if (folder / name).is_dir():
+                folder /= name
+        super().__init__(str(folder), split, drawn="stored", **kwargs)
+
+    @property
+    def knows_classes(self) -> bool:
+        return True
+
+    def describe(self, ids: object) -> tuple[tuple[str, ...], tuple[Colour, ...]] | None:
+        return super().describe([]) if self.classes else None
 
     def find_pairs(self) -> list[Pair]:
-        masks = "SegmentationClassAug" if self.split == "trainaug" else "SegmentationClass"
-        pairs = []
-        lists = self.root / "ImageSets/Segmentation"
-        own = [name for name in ("labelmap.txt", "class_names.txt") if (self.root / name).is_file()]
-        if own:
+        lists = self.root / self.LISTS[0]
+        if not lists.is_dir():
+            raise DataError(self.misplaced(f"{folders.printable(lists)} does not exist"))
+        file = self._list()
+        if file is None:
+            there = ", ".join(folders.printable(p.stem) for p in self._lists()) or "none"
             raise DataError(
-                f"{self.root / own[0]} lists classes of its own, so this is no PASCAL VOC but an "
-                "export in its layout; write --config.data.name=folder"
+                f"{folders.printable(lists)}/{self.split}.txt does not exist; the lists there are: "
+                f"{there}"
             )
-        for line in self.read_list(lists, self.split):
-            name = line.text
-            for ending in (".jpg", ".png"):  # lists of names, as VOC has them, know no endings
-                name = name.removesuffix(ending)
-            image, mask = f"JPEGImages/{name}.jpg", f"{masks}/{name}.png"
-            words = columns(line.text)
-            if not (self.root / image).exists() and len(words) == 2:
-                image, mask = (word.lstrip("/") for word in words)
-            file = lists / f"{self.split}.txt"
-            paths = [self.inside(self.root / path, line, file) for path in (image, mask)]
-            pairs.append(Pair(printable(paths[0].stem), *paths))
-        return pairs
+        aug = "Aug" * (self.split == "trainaug")
+        place = Place(self.root / "JPEGImages", self.root / f"SegmentationClass{aug}")
+        return self._listed(place, file)
