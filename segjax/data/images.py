@@ -354,6 +354,6 @@ def _what_else(data: bytes) -> str:
                 "picture that can be read. Save grey, RGB or RGBA with 8 or 16 bits"
             )
     return (
-        f"cannot be decoded ({len(data):,} bytes): it is truncated or not an image of a known "
+        f"cannot be decoded ({len(data):,} bytes): it is truncated or no image of a known "
         f"format, {NAMED}. Copy or export the file again"
     )

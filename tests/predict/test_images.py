@@ -222,7 +222,7 @@ def test_files_that_are_no_picture(folder):
     (folder / "empty.png").touch()
     assert "is empty (0 bytes)" in message(folder / "empty.png")
     (folder / "notes.png").write_text("no picture at all")
-    assert "not an image of a known format" in message(folder / "notes.png")
+    assert "no image of a known format" in message(folder / "notes.png")
     (folder / "notes.npy").write_text("no array at all")
     assert "is no .npy array" in message(folder / "notes.npy")
     np.save(folder / "objects.npy", np.array([{}], object), allow_pickle=True)
