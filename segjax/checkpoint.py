@@ -1,11 +1,13 @@
 """Checkpoints of a run: asynchronous, atomic, checked when read, the newest few and the best."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
+import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +19,7 @@ from segjax.state import TrainState
 
 SCORES = "scores.json"  # in the folder of the checkpoints: scores by step
 ITEMS = ("state", "position", "metadata")  # folders of a checkpoint
+FILES = 40  # of a checkpoint, and their folders
 CHECKSUMS = "checksums.json"  # in the folder of a checkpoint: SHA-256 of its files
 Shape = tuple[int, ...] | None
 
@@ -111,6 +114,8 @@ class Checkpoints:
             if not np.isfinite(leaf).all():
                 raise FloatingPointError(f"{path} is not finite after step {step}")
         with self._written():
+            if jax.process_index() == 0:
+                self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(host)))
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -211,7 +216,7 @@ class Checkpoints:
         items = {"state": ocp.args.StandardRestore(shapes), "position": ocp.args.JsonRestore()}
         if (self._root / str(step) / CHECKSUMS).is_file():  # its files are those that were written
             before = f"checkpoint {self._root / str(step)} holds a state with other parts: "
-            with _Named(AnotherStateError, before):
+            with _named(AnotherStateError, before):
                 found = self._manager.restore(step, args=ocp.args.Composite(**items))
         else:
             found = self._read(step, **items)
@@ -313,36 +318,43 @@ class Checkpoints:
             )
         self._verified.add(step)
 
-    def _reading(self, step: int) -> "_Named":
-        return _Named(
-            DamagedError,
-            f"checkpoint {self._root / str(step)} is damaged: ",
-        )
+    def _reading(self, step: int) -> contextlib.AbstractContextManager[None]:
+        return _named(DamagedError, f"checkpoint {self._root / str(step)} is damaged: ")
 
-    def _written(self) -> "_Named":
-        return _Named(
-            ValueError,
-            f"{self._root} cannot be written: ",
-            f"; the last good checkpoint is {self.latest() or 'none'}",
-        )
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            with _named(ValueError, f"{self._root} cannot be written: "):
+                yield
+        except ValueError as error:
+            whole = [int(p.name) for p in self._root.glob("*") if p.name.isdigit()]
+            raise ValueError(
+                f"{error}; the last good checkpoint is {max(whole, default='none')}"
+            ) from error
+
+    def _check_room(self, size: int) -> None:
+        """Raises OSError where a disk is too full for some bytes: Orbax would print pages."""
+        disk = os.statvfs(self._root)
+        free = disk.f_bavail * disk.f_frsize
+        if free < size:
+            raise OSError(
+                f"a checkpoint takes up to {size / 1e6:.0f} MB, {free / 1e6:.0f} are free"
+            )
+        if disk.f_files and disk.f_favail < FILES:
+            raise OSError(f"a checkpoint is {FILES} files, of which {disk.f_favail} are free")
 
 
-@dataclasses.dataclass
-class _Named:
+@contextlib.contextmanager
+def _named(kind: type[ValueError], before: str) -> Iterator[None]:
     """Turns what Orbax raises, which is of many types, into one error with a name."""
-
-    error: type[ValueError]
-    before: str
-    after: str = ""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, FloatingPointError):
-            said = str(error).strip().splitlines()
-            reason = (said[0] if said else type(error).__name__).rstrip(".")
-            raise self.error(f"{self.before}{reason}{self.after}") from error
+    try:
+        yield
+    except FloatingPointError:
+        raise
+    except Exception as error:
+        said = str(error).strip().splitlines()
+        reason = (said[0] if said else type(error).__name__).rstrip(".")
+        raise kind(f"{before}{reason}") from error
 
 
 def _by_path(tree: Any) -> list[tuple[str, Any]]:

@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
@@ -22,11 +23,17 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.waits = False  # whether a signal lets what runs come to its end
 
     def check(self) -> None:
         """Raises StoppedError after a signal."""
         if self.signal is not None:
             raise StoppedError
+
+    def begin(self) -> None:
+        """Lets signals wait for `check` from now on, or for the end of a step; until then they
+        interrupt what runs."""
+        self.waits = True
 
 
 @contextlib.contextmanager
@@ -34,8 +41,9 @@ def stop_signals() -> Iterator[Stop]:
     """Yields what tells that a signal came; the second one ends the process at once.
 
     The signals are said at once by a thread, also while Python waits for a compiler or a program.
-    Processes of several hosts would have to agree on a step, and only the main thread may handle
-    signals: elsewhere they keep their effect.
+    Until `Stop.begin` a signal interrupts what runs, as it does without this. Processes of several
+    hosts would have to agree on a step, and only the main thread may handle signals: elsewhere they
+    keep their effect.
     """
     stop = Stop()
     if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
@@ -53,9 +61,14 @@ def stop_signals() -> Iterator[Stop]:
                 _say(f"{SHOW_CURSOR if os.isatty(2) else ''}{name} again: leaving at once")
                 os._exit(128 + number[0])
             stop.signal = number[0]
-            _say(f"{name}: stopping after this step, once more to leave at once")
+            when = " after this step" if stop.waits else ""
+            _say(f"{name}: stopping{when}, once more to leave at once")
 
-    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+    def interrupt(number: int, _: Any) -> None:
+        if not stop.waits:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
     wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     thread = threading.Thread(target=listen, daemon=True, name="signals")
     thread.start()

@@ -36,11 +36,13 @@ def train(config: Config, workdir: pathlib.Path) -> int:
       ValueError: configuration, data, devices and folder do not fit together.
       FloatingPointError: the loss, a gradient or a parameter is not finite.
     """
-    prepared = prepare(config)
-    warn(config)
-    weights = class_weights(config, prepared)
-    about = metadata(config, prepared.dataset, weights)
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(signals.stop_signals())
+        prepared = prepare(config)
+        stop.begin()
+        warn(config)
+        weights = class_weights(config, prepared)
+        about = metadata(config, prepared.dataset, weights)
         stack.enter_context(workdir_lib.only_one(workdir))
         checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, keep=config.train.keep))
         state, tx = initial_state(config, fresh=not checkpoints.latest())
@@ -50,7 +52,6 @@ def train(config: Config, workdir: pathlib.Path) -> int:
         batches = stack.enter_context(train_batches(config, prepared, position))
         writer = stack.enter_context(log.Log(workdir, step=start))
         reporter = stack.enter_context(log.Reporter(config, writer, start))
-        stop = stack.enter_context(signals.stop_signals())
         train_step = steps.parallel(
             steps.train_step, config=config, tx=tx, class_weights=weights, donate=True
         )
@@ -59,6 +60,7 @@ def train(config: Config, workdir: pathlib.Path) -> int:
 
         total = config.train.steps
         try:
+            stop.check()
             if score.is_due(start) and start not in checkpoints.scores():
                 score(start, state)
             for step in range(start + 1, total + 1):
@@ -97,7 +99,8 @@ def train(config: Config, workdir: pathlib.Path) -> int:
     if start >= total:
         log.say(f"{workdir} is at step {start} of {total}: nothing is left to train")
     if stop.signal and not done:
-        log.say(f"stopped; step {reached} of {total} is saved, the same command goes on from there")
+        kept = f"step {reached} of {total} is saved, the same command goes on from there"
+        log.say(f"stopped; {kept if reached else 'nothing is saved yet'}")
         return stop.signal
     return 0
 

@@ -1,4 +1,6 @@
+import os
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -208,3 +210,34 @@ def test_a_damaged_checkpoint_is_set_aside_and_its_step_saved_again(tmp_path):
         save(checkpoints, 2, value=2)
     with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.variables(2)["params"]["conv1"]["kernel"][0, 0] > 1
+
+
+def disk(monkeypatch, **changes):
+    """Makes the disk tell other numbers."""
+    real = os.statvfs
+    names = ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree")
+
+    def statvfs(path):
+        found = {name: getattr(real(path), name) for name in (*names, "f_favail")}
+        return types.SimpleNamespace(**(found | changes))
+
+    monkeypatch.setattr("os.statvfs", statvfs)
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"f_bavail": 0}, r"takes up to 0 MB, 0 are free"),
+        ({"f_files": 100, "f_favail": 3}, r"is 40 files, of which 3 are free"),
+    ],
+)
+def test_a_full_disk_is_one_error_and_costs_no_checkpoint(tmp_path, monkeypatch, changes, named):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1, value=0.1)
+        with monkeypatch.context() as patch:
+            disk(patch, **changes)
+            full = rf"cannot be written: a checkpoint {named}; the last good checkpoint is 1$"
+            with pytest.raises(ValueError, match=full):
+                save(checkpoints, 2)
+        save(checkpoints, 3)
+        assert checkpoints.steps() == [1, 3]

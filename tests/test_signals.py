@@ -12,6 +12,7 @@ BLOCKED = """
 import sys, threading
 from segjax import signals
 with signals.stop_signals() as stop:
+    stop.begin()
     print("ready", flush=True)
     while stop.signal is None:
         threading.Event().wait(0.01)
@@ -54,7 +55,7 @@ def test_what_runs_is_finished_after_one_signal():
 def test_handlers_and_threads_are_as_before_afterwards(capfd):
     before = {number: signal.getsignal(number) for number in signals.SIGNALS}
     with signals.stop_signals() as stop:
-        stop.check()
+        stop.begin()
         os.kill(os.getpid(), signal.SIGTERM)
         while stop.signal is None:
             pass
@@ -64,3 +65,25 @@ def test_handlers_and_threads_are_as_before_afterwards(capfd):
     assert {number: signal.getsignal(number) for number in signals.SIGNALS} == before
     assert "signals" not in {thread.name for thread in threading.enumerate()}
     assert "SIGTERM: stopping after this step" in capfd.readouterr().err
+
+
+def test_before_it_waits_a_signal_interrupts(capfd):
+    for number, error in ((signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)):
+        with pytest.raises(error), signals.stop_signals():
+            os.kill(os.getpid(), number)
+            threading.Event().wait(60)
+    assert "SIGTERM: stopping, once more to leave at once" in capfd.readouterr().err
+
+
+def test_an_interrupt_that_python_lost_is_known_all_the_same(capfd):
+    with signals.stop_signals() as stop:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait(60)
+        except KeyboardInterrupt:
+            pass  # as a callback of the garbage collector does
+        while stop.signal is None:
+            pass
+        stop.begin()
+        with pytest.raises(signals.StoppedError):
+            stop.check()

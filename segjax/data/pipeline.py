@@ -9,6 +9,7 @@ number of them.
 import dataclasses
 import functools
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -184,7 +185,8 @@ class Batches(Iterator[Batch]):
             if not flags.FLAGS.is_parsed():  # grain reads one, and not everyone runs absl.app
                 flags.FLAGS.mark_as_parsed()
             batches = batches.mp_prefetch(
-                grain.multiprocessing.MultiprocessingOptions(num_workers=self._data.workers)
+                grain.multiprocessing.MultiprocessingOptions(num_workers=self._data.workers),
+                worker_init_fn=_leave_signals,
             ).map(_own)
         self._ready, self._stop = queue.Queue(self._data.prefetch), threading.Event()
         self._thread = threading.Thread(
@@ -194,6 +196,12 @@ class Batches(Iterator[Batch]):
             daemon=True,
         )
         self._thread.start()
+
+
+def _leave_signals(worker: int, workers: int) -> None:
+    """Makes a worker deaf to Ctrl-C, which goes to it too: the process that trains decides."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _prefetch(
