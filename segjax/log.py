@@ -25,7 +25,7 @@ from segjax.config import Config
 COLUMNS = (
     *("step", "loss", "lr", "grad_norm", "images_per_second", "input_wait"),
     *("global_accuracy", "class_average", "mean_iou", "frequency_weighted_iou", "boundary_f1"),
-    *("crf_mean_iou", "val_loss"),
+    *("crf_mean_iou", "val_loss", "crf_val_loss"),
 )
 
 console = rich.console.Console(stderr=True)

@@ -14,17 +14,17 @@ from segjax.ops import IGNORE_LABEL
 def confusion_matrix(label: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
     """Counts pixels by class: int32 [C, C], a row per true and a column per predicted class.
 
-    Pixels whose label is outside 0..C-1 are in neither a row nor a column. Counts are exact up to
+    A pixel whose label or prediction is outside 0..C-1 is counted nowhere. Counts are exact up to
     2^31 pixels; sums over a data set are kept in int64 on the host.
 
     Args:
-      label: int [...], 255 is ignored.
-      prediction: int [...] of the same shape, in 0..C-1.
+      label: int [...] of any width; 255 is ignored.
+      prediction: int [...] of the same shape, of any width.
       num_classes: C.
     """
     chex.assert_equal_shape((label, prediction))
-    label, prediction = label.reshape(-1), prediction.reshape(-1)
-    valid = (label >= 0) & (label < num_classes)
+    label, prediction = (x.reshape(-1).astype(jnp.int32) for x in (label, prediction))
+    valid = (label >= 0) & (label < num_classes) & (prediction >= 0) & (prediction < num_classes)
     # A scatter is by far the fastest on CPU and GPU, a product of one-hot matrices on TPU.
     return jax.lax.platform_dependent(
         label, prediction, valid, tpu=_by_product(num_classes), default=_by_scatter(num_classes)

@@ -37,7 +37,7 @@ def init_variables(
 ) -> dict[str, Any]:
     """Returns the variables of a network for RGB images of a size, "params" and "batch_stats".
 
-    Beside the layers of the network, "params" holds "crf" where one is learnt.
+    Where a CRF is learnt with the network, "params" holds its parameters as "crf".
     """
     image = jnp.zeros((1, *size, 3), jnp.float32)
     variables = jax.jit(lambda key: model.init({"params": key}, image, train=False))(key)

@@ -1,5 +1,4 @@
-"""The training step and the measuring of BatchNorm statistics: pure functions; and the one place
-that maps a step over devices."""
+"""Steps of training as pure functions, and the one place that maps a step over devices."""
 
 import dataclasses
 import functools
@@ -17,7 +16,7 @@ from segjax.config import Config
 from segjax.state import TrainState
 
 AXIS = "batch"
-Batch = dict[str, jax.Array]  # image: uint8 [B, H, W, 3], label: int32 [B, H, W]
+Batch = dict[str, jax.Array]  # image: uint8 [B, H, W, 3], label: uint8 [B, H, W]
 
 
 def train_step(
@@ -31,18 +30,19 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's share of a batch.
 
-    The gradient is that of `sum(loss) / count(valid)` over the global batch: devices differ in
-    their number of valid pixels, so both are summed before they are divided. Each image draws its
-    augmentation from its index in the global batch: the number of devices does not change it.
+    The loss is `sum(loss) / count(valid)` over the global batch. Devices differ in their number of
+    valid pixels, so sum and count are added up over the devices before one is divided by the
+    other. The augmentation of an image depends on its index in the global batch, and not on the
+    number of devices.
 
     Args:
       state: the same on every device.
-      batch: this device's images and labels, on the canvas.
-      key: of the run; the step is folded in here.
+      batch: this device's images and labels, padded to one size.
+      key: of the run; the number of the step is folded in here.
       config: of the run; `config.model` shares BatchNorm statistics over the axis "batch". With
-        `config.crf.learn` the CRF stands behind the network, its parameters `params["crf"]`.
-      tx: of `state.transformation`.
-      class_weights: float32 [C].
+        `config.crf.learn` the CRF refines the logits; its parameters are `params["crf"]`.
+      tx: the optimiser, of `state.transformation`.
+      class_weights: float32 [C], factors of the pixels of each class; None for 1.
 
     Returns:
       The new state and the scalars "loss" and "grad_norm", the same on every device.
@@ -73,10 +73,16 @@ def train_step(
 def batch_stats_step(
     variables: dict[str, Any], batch: Batch, key: jax.Array, *, config: Config
 ) -> Any:
-    """The BatchNorm statistics of one batch of whole, unaugmented images.
+    """Returns the BatchNorm statistics of one batch of whole images, without augmentation.
 
-    SegNet's workflow: the network runs over the training set in training mode and the batches'
-    means and variances are averaged (its script compute_bn_statistics.py).
+    In SegNet's workflow (its script compute_bn_statistics.py) the network runs over the training
+    set in training mode, and the means and variances of all batches are averaged.
+
+    Args:
+      variables: "params" and "batch_stats".
+      batch: this device's images.
+      key: of dropout.
+      config: of the run.
     """
     model = state_lib.with_norm(config.model, decay=0.0, frozen=False)
     key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
@@ -95,17 +101,17 @@ def parallel(
 ) -> Callable[..., Any]:
     """Maps a step over devices: the only pmap of the project.
 
-    The state is never stacked: it goes in and comes out as one copy per device without a leading
-    axis. BatchNorm statistics are those of the global batch.
+    Each device has a copy of the state, without a leading axis: None in `in_axes` and `out_axes`.
+    BatchNorm statistics are those of the global batch.
 
     Args:
-      step: one of the steps above.
-      in_axes: as for pmap: the state is replicated, the batch is split, the key is replicated.
+      step: a function of the state, a batch and what else `in_axes` counts.
+      in_axes: as for pmap: 0 for what is split over the devices, None for what each one gets whole.
       out_axes: as for pmap: None for results that are equal on all devices.
       donate: reuse the memory of the first argument for the result.
-      devices: all, when None.
+      devices: all when None.
       config: of the run.
-      **static: what else is bound by name and does not change during a run.
+      **static: other keyword arguments of the step, which do not change during a run.
     """
     config = dataclasses.replace(config, model=state_lib.with_norm(config.model, axis_name=AXIS))
     donated = 0 if donate else ()
@@ -124,9 +130,14 @@ def parallel(
 
 
 def replicated(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
-    """Puts arrays on the devices of this process as a mapped step returns them.
+    """Copies arrays to the devices of this process, placed as a mapped step returns them.
 
-    A step that is given a state from elsewhere is compiled for it, and again for what it returns.
+    A mapped step copies arrays of the host to all devices at every call, and is compiled again for
+    arrays that are placed in another way.
+
+    Args:
+      tree: of arrays.
+      devices: all of this process when None.
     """
     mesh = jax.sharding.Mesh(np.array(devices or jax.local_devices()), (AXIS,))
     return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
@@ -135,13 +146,13 @@ def replicated(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
 def _augmented(
     batch: Batch, key: jax.Array, config: Config
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Augmented images in 0..255, their labels, and a key of this device for dropout."""
-    count = batch["image"].shape[0]
+    """Returns augmented images in 0..255, labels int32, and a key of this device for dropout."""
+    count, label = batch["image"].shape[0], batch["label"].astype(jnp.int32)
     device = jax.lax.axis_index(AXIS)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(device * count + jnp.arange(count))
     change = functools.partial(augment.augment, config=config.augment, fill=config.input.mean)
-    image, label = jax.vmap(change)(keys, batch["image"], batch["label"])
-    # Indices of images are not negative: this key is none of theirs.
+    image, label = jax.vmap(change)(keys, batch["image"], label)
+    # The indices of images are 0 and more, so no image has this key.
     return image, label, jax.random.fold_in(key, -1 - device)
 
 
@@ -151,7 +162,7 @@ def _loss(
     config: Any,
     class_weights: jax.Array | None,
 ) -> jax.Array:
-    """This device's share of the weighted sum of the heads' losses."""
+    """Returns this device's part of the weighted sum of the losses of all heads."""
     total = jnp.zeros((), jnp.float32)
     for head, weight in config.heads.items():
         logits, target = losses.match_resolution(

@@ -71,7 +71,7 @@ RULES: dict[str, set[str]] = {
         "steps training workdir",
     ),
     "segjax/report": allow(
-        "numpy cv2 jinja2",
+        "numpy cv2 jinja2 PIL",
         "data.labels.VOID_COLOUR evaluate.result files ops report",
     ),
     "segjax/report/evaluation_files.py": allow("jax", "config data.datasets log"),

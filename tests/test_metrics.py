@@ -25,6 +25,23 @@ def test_confusion_ignores_a_void_pixel_in_row_and_column():
     assert scores.frequency_weighted_iou == pytest.approx(0.4 / 3 + 0.4 * 2 / 3)
 
 
+def test_predictions_out_of_range_are_counted_nowhere():
+    """A prediction of class 3 of 3 would be the first class in the next row."""
+    label, prediction = np.uint8([0, 0, 1, 2, 2, 255]), np.int32([0, 3, -1, 2, 200, 3])
+    found = metrics.confusion_matrix(jnp.asarray(label), jnp.asarray(prediction), 3)
+    np.testing.assert_array_equal(found, np.diag([1, 0, 1]))
+
+
+def test_label_maps_of_eight_bits_are_counted_alike():
+    """150 classes of ADE20K: row times 150 does not fit in eight bits."""
+    rng = np.random.default_rng(0)
+    label, prediction = (rng.integers(0, 150, 500).astype(np.uint8) for _ in range(2))
+    expected = np.zeros((150, 150), int)
+    np.add.at(expected, (label, prediction), 1)
+    found = metrics.confusion_matrix(jnp.asarray(label), jnp.asarray(prediction), 150)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_absent_class_is_not_scored():
     scores = metrics.Scores(np.diag([3, 0, 5]).astype(np.int64))
     assert np.isnan(scores.iou[1]) and np.isnan(scores.accuracy[1])

@@ -311,30 +311,3 @@ def test_the_advice_on_batch_norm_leaves_out_what_the_run_does(tmp_path, capsys)
     training.warn(config)
     said = capsys.readouterr().err
     assert "global batch 4" in said and "recompute_batch_stats" not in said
-
-
-def test_each_checkpoint_is_scored_as_it_was_trained(tmp_path, capsys):
-    """A run that goes on with another normalisation leaves two truths, one in each checkpoint."""
-    config = settings(tmp_path, 2)
-    config.train.eval_every = 1
-    training.train(config, tmp_path / "run")
-    config.input.mean, config.train.steps = (0.0, 255.0, 10.0), 3
-    training.train(config, tmp_path / "run")
-    for step in (2, 3):
-        assert cli.main(["eval", f"--workdir={tmp_path}/run", f"--step={step}"]) == 0
-        before, after = (
-            json.loads((tmp_path / f"run/eval/{name}{step:06d}.json").read_text())
-            for name in ("", "val_")
-        )
-        assert after["confusion"] == before["confusion"]
-        assert after["val_loss"] == pytest.approx(before["val_loss"])
-    assert segjax.load(tmp_path / "run", step="2").config.input.mean != (0.0, 255.0, 10.0)
-    capsys.readouterr()
-    changed = ["--config.input.mean=(0.0,255.0,10.0)"]
-    assert cli.main(["eval", f"--workdir={tmp_path}/run", "--step=2", *changed]) == 0
-    assert "changed for this command: input.mean: " in capsys.readouterr().err
-    other = json.loads((tmp_path / "run/eval/val_000002.json").read_text())
-    assert (
-        other["confusion"]
-        != json.loads((tmp_path / "run/eval/000002.json").read_text())["confusion"]
-    )

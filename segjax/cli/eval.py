@@ -1,7 +1,6 @@
 """segjax eval: scores a trained network on a split."""
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
 from segjax.cli import arguments as shared
@@ -36,8 +35,8 @@ def main(argv: Sequence[str]) -> None:
 
     if arguments.distributed:
         training.join(arguments.coordinator, arguments.processes, arguments.process)
-    workdir = pathlib.Path(arguments.workdir).expanduser()
-    run = open_run(workdir, arguments.step)
+    run = open_run(arguments.workdir, arguments.step)
+    workdir = run.folder  # also where a folder of checkpoints was given
     if run.step is None:
         raise ValueError(f"{workdir} holds weights alone; give the folder of a run of segjax train")
     config = overrides.changed(run.config, changes)

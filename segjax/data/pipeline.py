@@ -32,7 +32,7 @@ class Batch:
     """Images on a canvas, D local devices with b images each."""
 
     image: jax.Array  # uint8 [D, b, H, W, 3], RGB; right of and below an image its padding
-    label: jax.Array  # int32 [D, b, H, W]; 255 where ignored, and on the padding
+    label: jax.Array  # uint8 [D, b, H, W]; 255 where ignored, and on the padding
     ids: list[str]  # D * b names; "" where the last batch of an evaluation has no image left
     sizes: np.ndarray  # int32 [D * b, 2], height and width before padding; 0, 0 for no image
 
@@ -329,13 +329,13 @@ def load(
         where: the folder of the records, for errors.
 
     Returns:
-        `image` uint8 [n, H, W, 3], `label` int32 [n, H, W], `ids` n strings, `sizes` int32 [n, 2].
+        `image` uint8 [n, H, W, 3], `label` uint8 [n, H, W], `ids` n strings, `sizes` int32 [n, 2].
 
     Raises:
         DataError: a record cannot be decoded.
     """
     image = np.full((len(records), *canvas, 3), fill, np.uint8)
-    label = np.full((len(records), *canvas), IGNORE_LABEL, np.int32)
+    label = np.full((len(records), *canvas), IGNORE_LABEL, np.uint8)
     ids, sizes = [], np.zeros((len(records), 2), np.int32)
     for i, record in enumerate(records):
         ids.append("" if record is None else record["id"].decode())

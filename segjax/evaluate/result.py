@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import rich.markup
 import rich.table
+import rich.text
 
 from segjax.metrics import Scores
 
@@ -22,8 +22,8 @@ class Example:
     kind: str  # why it is kept: "worst" or "best" by its mean IoU, or "random"
     id: str
     image: np.ndarray  # uint8 [H, W, 3]
-    label: np.ndarray  # int32 [H, W]
-    predictions: tuple[np.ndarray, ...]  # int32 [H, W]: the network's, and the one after the CRF
+    label: np.ndarray  # uint8 [H, W]
+    predictions: tuple[np.ndarray, ...]  # [H, W]: the network's, and the one after the CRF
     scores: tuple[Scores, ...]  # of each prediction
 
 
@@ -104,15 +104,20 @@ class Evaluation:
         return ",".join(["width", *versions]) + "\n" + text.getvalue() if self.trimaps else ""
 
     def table(self, classes: Sequence[str], title: str) -> rich.table.Table:
-        """A table with a row per class and the means below, in per cent."""
-        table = rich.table.Table(title=rich.markup.escape(title), show_footer=True)
+        """Returns a table with a row per class and the means below, in per cent.
+
+        Args:
+          classes: names, shown as they are: a bracket in them is no markup.
+          title: shown as it is.
+        """
+        table = rich.table.Table(title=rich.text.Text(title, "italic"), show_footer=True)
         table.add_column("class", "mean")
         columns = self._compared()
         signs = ["+" if key.endswith("change") else "" for key, _, _, _ in columns]
         for (_, heading, _, mean), sign in zip(columns, signs, strict=True):
             table.add_column(heading, _percent(mean, sign), justify="right")
         for name, *row in zip(classes, *(values for _, _, values, _ in columns), strict=True):
-            table.add_row(rich.markup.escape(name), *map(_percent, row, signs))
+            table.add_row(rich.text.Text(name), *map(_percent, row, signs))
         table.caption = f"{self.images} images, {self._means()}"
         if self.refined is not None:
             table.caption += f"\nwith CRF {self.refined._means()}"
@@ -137,7 +142,7 @@ class Evaluation:
         return columns
 
     def _compared(self) -> list[tuple[str, str, np.ndarray, float]]:
-        """The columns, with those after the CRF and the change of IoU behind them."""
+        """The columns, followed by those after the CRF and the change of IoU."""
         if self.refined is None:
             return self._columns()
         after = {key: column for key, *column in self.refined._columns() if key != "share"}

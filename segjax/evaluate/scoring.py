@@ -57,6 +57,10 @@ def evaluator(
         class_weights=class_weights,
     )
 
+    def placed(variables: dict[str, Any], batch: dict[str, Any]) -> Outcome:
+        size = jax.device_put(batch["size"], batch["image"].sharding)
+        return step(variables, {**batch, "size": size})
+
     def run(variables: dict[str, Any], split: str) -> Evaluation:
         batches = pipeline.eval_batches(
             prepared,
@@ -76,7 +80,7 @@ def evaluator(
                 each()
 
             return evaluate(
-                step,
+                placed,
                 steps.replicated(variables),  # once, and not with every batch
                 batches,
                 num_classes=config.model.num_classes,
@@ -111,7 +115,7 @@ def evaluate(
       num_classes: C.
       boundary: measure SegNet's boundary F1, on the host.
       pictures: images spread over the split to keep at the most; half as many of the worst and of
-        the best are kept beside them.
+        the best are kept too, no image as both.
       every: keep each image whose number is a multiple of this.
       each: called after every batch.
       save: called with the id of each image and its prediction, uint8 or uint16 [H, W], after the
@@ -143,7 +147,7 @@ def evaluate(
     for batch in batches:
         sizes = np.reshape(batch.sizes, (*batch.image.shape[:2], 2))
         inputs = {"image": batch.image, "label": batch.label, "size": sizes.astype(np.int32)}
-        # One batch behind the device, so that it never waits for the host.
+        # The host takes a result one batch later, so that the device never waits for it.
         running, finished = (step(variables, inputs), batch), running
         if finished is not None:
             collect(*finished)
@@ -198,6 +202,7 @@ class _Kept:
         self._num_classes, self._count, self._every = num_classes, count, every
         self._spread: list[Example] = []
         self._ranked: dict[str, list[tuple[float, int, Example]]] = {"worst": [], "best": []}
+        self._scored = 0  # images with a mean IoU
 
     def add(
         self,
@@ -220,8 +225,10 @@ class _Kept:
             self._spread.append(example("random"))
         if np.isnan(scores[0].mean_iou):
             return
+        self._scored += 1
         for kind, sign in (("worst", 1), ("best", -1)):
-            entry = (sign * scores[0].mean_iou, number)
+            # Of equal ones the first is the worst and the last the best: never one picture twice.
+            entry = (sign * scores[0].mean_iou, sign * number)
             ranked, most = self._ranked[kind], max(self._count // 2, 1)
             if len(ranked) < most or entry < ranked[-1][:2]:
                 ranked.append((*entry, example(kind)))
@@ -229,12 +236,14 @@ class _Kept:
                 del ranked[most:]
 
     def examples(self) -> tuple[Example, ...]:
-        ranked = [example for ranked in self._ranked.values() for *_, example in ranked]
+        # Of a few images no more than half are the worst, and half the best.
+        most = self._scored // 2
+        ranked = [example for kept in self._ranked.values() for *_, example in kept[:most]]
         return (*ranked, *self._spread)
 
 
 def _confusion(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
-    valid = (label >= 0) & (label < num_classes)
+    valid = (label < num_classes) & (prediction < num_classes)
     cells = label[valid].astype(np.int64) * num_classes + prediction[valid]
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 

@@ -13,9 +13,8 @@ from segjax.predict import program
 from segjax.predict.protocols import Protocol
 from segjax.steps import AXIS
 
-Batch = dict[
-    str, jax.Array
-]  # image: uint8 [B, H, W, 3], label: int32 [B, H, W], size: int32 [B, 2]
+# image: uint8 [B, H, W, 3], label: uint8 [B, H, W], size: int32 [B, 2]
+Batch = dict[str, jax.Array]
 
 
 class Scored(NamedTuple):
@@ -62,7 +61,7 @@ def eval_step(
         with the network, where one was.
       class_weights: float32 [C] of the loss.
     """
-    label = batch["label"]
+    label = batch["label"].astype(jnp.int32)
     canvas = jnp.array(label.shape[1:], jnp.int32)
     size = jnp.where((batch["size"] == 0).any(-1, keepdims=True), canvas, batch["size"])
     scores = program.scores(variables, batch["image"], size, config=config, protocol=protocol)
@@ -70,7 +69,7 @@ def eval_step(
         kernels = crf_rnn.kernels(variables["params"]["crf"], config.crf)
 
     def scored(scores: jax.Array) -> Scored:
-        prediction = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+        prediction = jnp.argmax(scores, axis=-1)
         loss = jnp.stack(losses.cross_entropy(scores, label, class_weights=class_weights))
         return Scored(
             jax.lax.psum(_counts(label, prediction, size, config), AXIS),

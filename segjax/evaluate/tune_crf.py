@@ -1,4 +1,4 @@
-"""Grid search for the parameters of a CRF behind a trained network.
+"""Grid search for the parameters of a CRF that refines a trained network.
 
 DeepLab v1 and v2 (section 4.1 of each): with w2 and sigma_gamma fixed, w1, sigma_alpha and
 sigma_beta are searched from coarse to fine on 100 validation images. Here the network runs once;
@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 import rich.table
 
-from segjax import config, crf, crf_rnn, log, metrics, steps, training
+from segjax import crf, crf_rnn, log, metrics, steps, training
+from segjax.config import CRF, Config
 from segjax.data import datasets, pipeline
 from segjax.evaluate.result import Evaluation
 from segjax.files import whole_file, write_json
@@ -124,10 +125,10 @@ def tune(
     protocol: str = "whole",
     data_dir: str = "",
 ) -> Tuned:
-    """Searches the best CRF for a run and writes `workdir/crf.json`.
+    """Searches the best CRF for a run and writes `crf.json` in its folder.
 
-    The scores lie in `workdir/tune`, one .npz per image: float16, 2 * H * W * C bytes, the largest
-    of each pixel at 0; remove the folder when the search is over.
+    The scores lie in the folder `tune` there, one .npz per image: float16, 2 * H * W * C bytes, the
+    largest of each pixel at 0; remove the folder when the search is over.
 
     Args:
       workdir: of the run.
@@ -146,23 +147,23 @@ def tune(
     run = open_run(workdir, step)
     if run.step is None:
         raise ValueError(f"{workdir} holds weights alone; a search needs the folder of a run")
-    settings, number, variables = run.config, run.step, run.variables
-    settings.data.dir = data_dir or settings.data.dir
-    split = split or settings.data.val_split
-    way = protocols.find(protocol)
-    prepared = training.prepare(settings, [split])
-    there = len(prepared.source(split))
-    settings.data.num_val = images = min(images, there) or there
-    folder = workdir / "tune" / f"{split}_{number:06d}_{protocol}_{images}"
-    save_scores(folder, settings, prepared, split, variables, way, images)
+    config = run.config
+    config.data.dir = data_dir or config.data.dir
+    split = split or config.data.val_split
+    chosen = protocols.find(protocol)
+    prepared = training.prepare(config, [split])
+    available = len(prepared.source(split))
+    config.data.num_val = images = min(images, available) or available
+    folder = run.folder / "tune" / f"{split}_{run.step:06d}_{protocol}_{images}"
+    save_scores(folder, config, prepared, split, run.variables, chosen, images)
 
     samples = _Samples(folder, images, prepared.canvas(split))
-    tried = search(samples, grid, settings.crf, prepared.dataset.num_classes, folder)
+    tried = search(samples, grid, config.crf, prepared.dataset.num_classes, folder)
     points = sorted(tried, key=lambda point: -point["mean_iou"])
     best = {letter: points[0][letter] for letter in LETTERS}
-    evaluation = compare(samples, best, settings.crf, prepared.dataset.num_classes)
-    path = workdir / TUNED
-    about = {"split": split, "step": number, "protocol": protocol, "images": images}
+    evaluation = compare(samples, best, config.crf, prepared.dataset.num_classes)
+    path = run.folder / TUNED
+    about = {"split": split, "step": run.step, "protocol": protocol, "images": images}
     scores = {
         "mean_iou": evaluation.refined.scores.mean_iou,
         "mean_iou_without": evaluation.scores.mean_iou,
@@ -175,7 +176,7 @@ def scores_step(
     variables: dict[str, Any],
     batch: dict[str, jax.Array],
     *,
-    config: config.Config,
+    config: Config,
     protocol: protocols.Protocol,
 ) -> jax.Array:
     """Scores float16 [B, H, W, C] less the largest of each pixel, to be mapped over the devices.
@@ -191,7 +192,7 @@ def scores_step(
 
 def save_scores(
     folder: pathlib.Path,
-    settings: config.Config,
+    config: Config,
     prepared: datasets.Prepared,
     split: str,
     variables: dict[str, Any],
@@ -203,24 +204,25 @@ def save_scores(
     if done == images:
         return
     devices = jax.local_devices()
-    size = -(-settings.eval.batch_size // len(devices)) * len(devices)
+    size = -(-config.eval.batch_size // len(devices)) * len(devices)
     step = steps.parallel(
-        scores_step, in_axes=(None, 0), out_axes=0, config=settings, protocol=protocol
+        scores_step, in_axes=(None, 0), out_axes=0, config=config, protocol=protocol
     )
     batches = pipeline.eval_batches(
         prepared,
-        settings.data,
+        config.data,
         split,
         batch_size=size,
         devices=devices,
-        fill=settings.input.mean,
+        fill=config.input.mean,
     )
+    variables = steps.replicated(variables)  # once, and not with every batch
     start = done // size * size
     batches.set_state({"images": start})
     with batches, log.progress() as bar:
         task = bar.add_task("network", total=images, completed=start, text="")
         for batch in batches:
-            sizes = np.maximum(batch.sizes, 1)  # nothing fills up the last batch
+            sizes = np.maximum(batch.sizes, 1)  # 0 where the last batch has no image left
             sizes = sizes.reshape(*batch.image.shape[:2], 2)
             scores = step(variables, {"image": batch.image, "size": sizes})
             arrays = [np.asarray(a) for a in (scores, batch.image, batch.label)]
@@ -235,13 +237,15 @@ def save_scores(
 
 
 def search(
-    samples: "_Samples", grid: Grid, settings: config.CRF, num_classes: int, folder: pathlib.Path
+    samples: "_Samples", grid: Grid, config: CRF, num_classes: int, folder: pathlib.Path
 ) -> list[Point]:
     """Tries the points of all rounds that `folder/points.json` does not have yet; returns them."""
     path = folder / "points.json"
-    known: list[Point] = json.loads(path.read_text()) if path.exists() else []
-    letters = LETTERS
-    tried = {tuple(p[letter] for letter in letters): p for p in known}
+    try:
+        known: list[Point] = json.loads(path.read_text()) if path.exists() else []
+        tried = {tuple(p[letter] for letter in LETTERS): p for p in known}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}; remove it to search anew") from error
     height, width = samples.canvas
     alpha, beta = grid.least("alpha"), grid.least("beta")
     # A little more than the largest features: they are rounded.
@@ -253,7 +257,7 @@ def search(
             _search_confusion,
             grid=grid,
             extent=extent,
-            settings=settings,
+            config=config,
             num_classes=num_classes,
         )
     )
@@ -282,16 +286,14 @@ def search(
     return list({tuple(p.values()): p for p in in_grid}.values())
 
 
-def compare(
-    samples: "_Samples", point: Point, settings: config.CRF, num_classes: int
-) -> Evaluation:
+def compare(samples: "_Samples", point: Point, config: CRF, num_classes: int) -> Evaluation:
     """Scores the saved images without a CRF and with that of a point, as prediction runs it."""
     count = functools.partial(_confusion, num_classes=num_classes)
     kernels = crf.deeplab_kernels(*point.values())
     totals = np.zeros((2, num_classes, num_classes), np.int64)
     for scores, image, label, size in samples:
         scores = jnp.asarray(scores, jnp.float32)
-        refined = crf_rnn.refine(scores[None], image[None], size[None], kernels, settings)
+        refined = crf_rnn.refine(scores[None], image[None], size[None], kernels, config)
         totals += np.stack([count(scores, label), count(refined[0], label)])
     before, after = (
         Evaluation(metrics.Scores(total), {}, None, None, samples.count) for total in totals
@@ -310,7 +312,7 @@ def _search_confusion(
     *,
     grid: Grid,
     extent: tuple[float, ...],
-    settings: config.CRF,
+    config: CRF,
     num_classes: int,
 ) -> jax.Array:
     """The confusion matrix of one image with the bilateral kernel as features, -1 on overflow."""
@@ -320,7 +322,7 @@ def _search_confusion(
     features = jnp.concatenate(values, -1)[None]
     kernels = (crf.Features(features, extent, w1), crf.Spatial(grid.gamma, grid.w2))
     scores = scores.astype(jnp.float32)
-    refined = crf_rnn.refine(scores[None], image[None], size[None], kernels, settings)
+    refined = crf_rnn.refine(scores[None], image[None], size[None], kernels, config)
     return jnp.where(jnp.isnan(refined).any(), -1, _confusion(refined[0], label, num_classes))
 
 

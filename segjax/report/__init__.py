@@ -1,7 +1,6 @@
 """report.html: a run on one page that needs neither a server nor a network."""
 
 import base64
-import csv
 import json
 import pathlib
 import re
@@ -14,6 +13,13 @@ import numpy as np
 from segjax.files import write_text
 from segjax.report import charts
 from segjax.report.published import PUBLISHED
+from segjax.report.reading import (
+    KINDS,
+    read_config,
+    read_environment,
+    read_evaluation,
+    read_metrics,
+)
 
 LIMIT = 6_000_000  # bytes of the page; pictures beyond it are left out
 NUMBERS = {
@@ -36,7 +42,8 @@ def write(workdir: pathlib.Path, name: str | None = None) -> pathlib.Path:
       name: of a file in `workdir/eval`, without its ending; the newest when not given.
 
     Raises:
-      ValueError: the folder is no run, has no such evaluation, or cannot be written.
+      ValueError: the folder is no run, has no such evaluation, or cannot be written; or one of its
+        files is damaged.
     """
     page = render(**read(workdir, name))
     path = workdir / "report.html"
@@ -48,7 +55,7 @@ def read(workdir: pathlib.Path, name: str | None = None) -> dict[str, Any]:
     """Returns the arguments of `render` for the folder of a run.
 
     Raises:
-      ValueError: the folder is no run, or has no such evaluation.
+      ValueError: the folder is no run, has no such evaluation, or one of its files is damaged.
     """
     if not (workdir / "config.json").is_file():
         raise ValueError(f"{workdir} holds no config.json; give the folder of a run of train.py")
@@ -57,21 +64,17 @@ def read(workdir: pathlib.Path, name: str | None = None) -> dict[str, Any]:
     if name is not None and not named:
         known = ", ".join(path.stem for path in files) or "none: run eval.py first"
         raise ValueError(f"{workdir}/eval has no evaluation {name!r}; there are {known}")
-    evaluations = {path.stem: _json(path) for path in files}
     chosen = named[-1].stem if named else None
-    if chosen and not {"per_class", "confusion", "palette"} <= set(evaluations[chosen]):
-        raise ValueError(f"{named[-1]} is of another version: run eval.py again, or remove it")
-    table = workdir / "metrics.csv"
-    rows = []
-    if table.exists():
-        with table.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-    environment = workdir / "env.json"
+    evaluations = {path.stem: read_evaluation(path) for path in files}
+    # A run that went on with other fields has another config.json than its earlier checkpoints.
+    config = read_config(workdir / "config.json")
+    if chosen:
+        config = evaluations[chosen].get("config", config)
     return {
         "title": workdir.absolute().name,
-        "config": _json(workdir / "config.json"),
-        "environment": _json(environment) if environment.exists() else {},
-        "metrics": rows,
+        "config": config,
+        "environment": read_environment(workdir / "env.json"),
+        "metrics": read_metrics(workdir / "metrics.csv"),
         "evaluations": evaluations,
         "chosen": chosen,
         "pictures": _pictures(workdir / "images" / chosen) if chosen else {},
@@ -92,26 +95,33 @@ def render(
 
     Args:
       title: the name of the run.
-      config: as in config.json.
+      config: of the evaluation, else as in config.json.
       environment: as in env.json.
       metrics: the rows of metrics.csv.
       evaluations: of the run, as in its eval folder, oldest first, by name.
       chosen: the one to show.
       pictures: the files of its gallery by name.
     """
-    environment_of_templates = jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.PackageLoader("segjax.report", "page"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment_of_templates.filters.update(percent=_percent, points=_points, pretty=_pretty)
+    templates.filters.update(percent=_percent, points=_points, pretty=_pretty)
+    templates.globals.update(difference=_difference)
     evaluation = evaluations[chosen] if chosen else None
     refined = evaluation.get("crf") if evaluation else None
     command = environment.get("command", "")
     stem = re.search(r"--config[= ](?:\S*/)?(\w+)\.py", command)
     published = PUBLISHED.get(stem.group(1), ()) if stem else ()
-    split = evaluation.get("split") if evaluation else None
+    split = evaluation.get("split") if evaluation and _is_whole(evaluation) else None
+    alike = {
+        name: other
+        for name, other in evaluations.items()
+        if evaluation and _images(other) == _images(evaluation)
+    }
+    gallery = _gallery(evaluation, pictures) if evaluation else []
     context = {
         "title": title,
         "config": config,
@@ -120,27 +130,30 @@ def render(
         "curves": curves(metrics),
         "chosen": chosen,
         "evaluation": evaluation,
-        "evaluations": evaluations,
+        "alike": alike,
+        "others": {name: other for name, other in evaluations.items() if name not in alike},
+        "best": _best(gallery),
+        "is_whole": evaluation is None or _is_whole(evaluation),
         "refined": refined,
         "numbers": NUMBERS,
         "published": published,
-        "beside": next((row for row in published if row.split == split), (*published, None)[0]),
+        "reference": next((row for row in published if row.split == split), None),
         "trimap": trimap_chart(evaluation) if evaluation else "",
         "classes": _classes(evaluation, refined) if evaluation else [],
         "confusions": _confusions(evaluation) if evaluation else [],
         "data": _data(evaluation, refined) if evaluation else None,
+        "kinds": KINDS,
     }
-    template = environment_of_templates.get_template("report.html")
+    template = templates.get_template("report.html")
     room = LIMIT - len(template.render(**context, gallery=[], left_out=0).encode()) - 20_000
-    gallery = _gallery(evaluation, pictures) if evaluation else []
     shown = []
     for entry in gallery:
         room -= sum(len(uri) for uri in entry["uris"].values()) + 2000
         if room < 0:
             break
         shown.append(entry)
-    # Worst, best and random pictures take turns above, and stand together on the page.
-    shown.sort(key=lambda entry: ("worst", "best", "random").index(entry["kind"]))
+    # Each kind has its turn above; on the page the pictures of a kind stand together.
+    shown.sort(key=lambda entry: KINDS.index(entry["kind"]))
     return template.render(**context, gallery=shown, left_out=len(gallery) - len(shown))
 
 
@@ -153,8 +166,9 @@ def curves(metrics: list[Mapping[str, str]]) -> list[str]:
 
     scores = {NUMBERS[name]: line(name) for name in NUMBERS if name != "boundary_f1"}
     scores["mean IoU with CRF"] = line("crf_mean_iou")
+    losses = {"training": "loss", "validation": "val_loss", "validation, CRF": "crf_val_loss"}
     drawn = [
-        charts.line_chart("loss", "step", {"loss": line("loss")}),
+        charts.line_chart("loss", "step", {name: line(losses[name]) for name in losses}),
         charts.line_chart("scores", "step", scores, percent=True),
         charts.line_chart("learning rate", "step", {"learning rate": line("lr")}),
         charts.line_chart("gradient norm", "step", {"gradient norm": line("grad_norm")}),
@@ -175,7 +189,8 @@ def trimap_chart(evaluation: Mapping[str, Any]) -> str:
     def line(numbers: Mapping[str, Any]) -> charts.Line:
         widths = [int(k.split("_")[1]) for k in numbers if re.fullmatch(r"trimap_\d+_mean_iou", k)]
         widths.sort()
-        return widths, [numbers[f"trimap_{width}_mean_iou"] or np.nan for width in widths]
+        scores = [numbers[f"trimap_{width}_mean_iou"] for width in widths]
+        return widths, [np.nan if score is None else score for score in scores]
 
     lines = {"network": line(evaluation)}
     if evaluation.get("crf"):
@@ -185,11 +200,24 @@ def trimap_chart(evaluation: Mapping[str, Any]) -> str:
     )
 
 
-def _json(path: pathlib.Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}; remove it or make it again") from error
+def _images(evaluation: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Returns what tells whether two evaluations are of the same images."""
+    return evaluation.get("split"), evaluation["images"]
+
+
+def _is_whole(evaluation: Mapping[str, Any]) -> bool:
+    """Whether all images of the split were scored, as far as is known."""
+    return evaluation.get("split_images") in (None, evaluation["images"])
+
+
+def _best(gallery: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Returns the picture that opens the page: of the highest mean IoU, after the CRF if any."""
+    scored = [entry for entry in gallery if _score(entry) is not None]
+    return max(scored, key=_score, default=None)
+
+
+def _score(entry: Mapping[str, Any]) -> float | None:
+    return entry.get("mean_iou_crf", entry["mean_iou"])
 
 
 def _pictures(folder: pathlib.Path) -> dict[str, bytes]:
@@ -214,14 +242,13 @@ def _classes(
         }
         if refined:
             row["refined"] = refined["per_class"][name]["iou"]
-            known = None not in (row["iou"], row["refined"])
-            row["change"] = row["refined"] - row["iou"] if known else None
+            row["change"] = _difference(row["refined"], row["iou"])
         rows.append(row)
     return rows
 
 
 def _confusions(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The largest cells beside the diagonal."""
+    """The largest cells off the diagonal: the most frequent mistakes."""
     confusion, names = np.array(evaluation["confusion"]), list(evaluation["per_class"])
     truth = confusion.sum(1)
     off = confusion - np.diag(np.diag(confusion))
@@ -231,7 +258,7 @@ def _confusions(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "truth": names[i],
             "predicted": names[j],
-            "share": off[i, j] / truth[i],
+            "share": off[i, j] / max(truth[i], 1),
             "pixels": int(off[i, j]),
         }
         for i, j in cells
@@ -268,6 +295,10 @@ def _uri(name: str, content: bytes) -> str:
 
 def _percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None or np.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def _difference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
 
 
 def _points(value: float | None) -> str:

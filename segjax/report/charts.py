@@ -12,6 +12,7 @@ WIDTH, HEIGHT = 420, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 18, 30, 44  # margins around the plot
 POINTS = 240  # of a line at the most; longer ones are averaged
 DOTS = 40  # lines with as many points or fewer show them
+DASHES = ("none", "7 3", "2 3", "10 3 2 3", "1 5", "14 4")  # lines differ without colours, too
 
 Line = tuple[Sequence[float], Sequence[float]]  # x, y
 
@@ -34,6 +35,7 @@ aria-label="{{ title }}" font-family="system-ui, sans-serif" font-size="12" fill
 <line x1="{{ left }}" x2="{{ right }}" y1="{{ bottom }}" y2="{{ bottom }}" stroke="currentColor"/>
 {% for line in lines %}
 <polyline fill="none" stroke="{{ line.colour }}" stroke-width="2" stroke-linejoin="round" \
+stroke-dasharray="{{ line.dash }}" \
 points="{{ line.points }}"/>
 {% for x, y, text in line.dots %}
 <circle cx="{{ x }}" cy="{{ y }}" r="3" fill="{{ line.colour }}"><title>{{ text }}</title></circle>
@@ -43,9 +45,9 @@ points="{{ line.points }}"/>
 {% if lines|length > 1 %}
 {% for line in lines %}
 {% set x, y = line.place %}
-<line x1="{{ x }}" x2="{{ x + 14 }}" y1="{{ y - 4 }}" y2="{{ y - 4 }}" \
-stroke="{{ line.colour }}" stroke-width="3"/>
-<text x="{{ x + 18 }}" y="{{ y }}">{{ line.name }}</text>
+<line x1="{{ x }}" x2="{{ x + 18 }}" y1="{{ y - 4 }}" y2="{{ y - 4 }}" \
+stroke="{{ line.colour }}" stroke-width="2" stroke-dasharray="{{ line.dash }}"/>
+<text x="{{ x + 22 }}" y="{{ y }}">{{ line.name }}</text>
 {% endfor %}
 {% endif %}
 </svg>
@@ -69,18 +71,21 @@ def line_chart(title: str, axis: str, lines: Mapping[str, Line], *, percent: boo
     xs, ys = (np.concatenate(values) for values in zip(*finite.values(), strict=True))
     x_ticks, y_ticks = ticks(xs.min(), xs.max()), ticks(ys.min(), ys.max())
     x_range = (xs.min(), xs.max())
+    x_ticks = [x for x in x_ticks if x_range[0] <= x <= x_range[1]] or [x_range[0]]
     y_range = (min(y_ticks[0], ys.min()), max(y_ticks[-1], ys.max()))
     bottom = HEIGHT - BOTTOM
     at_x = lambda x: _scale(x, x_range, (LEFT + 4, WIDTH - RIGHT))
     at_y = lambda y: _scale(y, y_range, (bottom, TOP))
     drawn, places_of_names = [], _legend(list(finite), bottom + 34)
-    for (name, (x, y)), colour in zip(finite.items(), itertools.cycle(COLOURS), strict=False):
+    styles = itertools.cycle(zip(COLOURS, DASHES, strict=True))
+    for (name, (x, y)), (colour, dash) in zip(finite.items(), styles, strict=False):
         places = [(at_x(a), at_y(b)) for a, b in zip(*_thinned(x, y), strict=True)]
         texts = [f"{name}: {_text(b, percent)} at {_text(a)}" for a, b in zip(x, y, strict=True)]
         drawn.append(
             {
                 "name": name,
                 "colour": colour,
+                "dash": dash,
                 "points": " ".join(f"{a},{b}" for a, b in places),
                 "dots": [(*p, t) for p, t in zip(places, texts, strict=True)]
                 if len(x) <= DOTS
@@ -98,14 +103,19 @@ def line_chart(title: str, axis: str, lines: Mapping[str, Line], *, percent: boo
         right=WIDTH - RIGHT,
         bottom=bottom,
         rows=[(at_y(y), _text(y, percent)) for y in y_ticks],
-        columns=[(at_x(x), _text(x)) for x in x_ticks if x_range[0] <= x <= x_range[1]],
+        columns=[(at_x(x), _text(x)) for x in x_ticks],
     )
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Returns about `count` round numbers that cover low..high, 1, 2 or 5 times a power of ten."""
-    if high <= low:
-        low, high = low - abs(low) / 2 - 0.5, high + abs(high) / 2 + 0.5
+    """Returns about `count` round numbers that cover low..high, 1, 2 or 5 times a power of ten.
+
+    Around a constant they go from 0 to twice its value.
+    """
+    if high - low <= 1e-6 * max(abs(low), abs(high)):  # equal up to rounding
+        low, high = min(2 * low, 0.0), max(2 * low, 0.0)
+    if high == low:
+        high = 1.0
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= 0.7 * rough)
@@ -117,7 +127,7 @@ def _legend(names: Sequence[str], y: int) -> dict[str, tuple[int, int]]:
     """Returns where each name stands: rows that leave room for the name of the axis."""
     places, x = {}, LEFT
     for name in names:
-        width = 32 + 7 * len(name)
+        width = 36 + 7 * len(name)
         if x > LEFT and x + width > WIDTH - RIGHT - 30:
             x, y = LEFT, y + 18
         places[name] = x, y

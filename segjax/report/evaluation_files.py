@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from segjax import files, log, report
-from segjax.config import Config
+from segjax.config import Config, to_dict
 from segjax.data import datasets
 from segjax.evaluate.result import Evaluation
 from segjax.report import gallery, pictures, trimap_chart
@@ -41,6 +41,7 @@ def write_evaluation(
         **about,
         "command": log.command(),
         **result.to_dict(dataset.classes),
+        "config": to_dict(config),
         "palette": [list(colour) for colour in dataset.palette],
         "gallery": gallery.write(result.examples, dataset.palette, folder / "images" / name),
     }
@@ -48,6 +49,8 @@ def write_evaluation(
         pixels = np.asarray(prepared.summaries[config.data.train_split].pixels)
         pixels = pixels[: dataset.num_classes]
         values["train_share"] = (pixels / max(pixels.sum(), 1)).tolist()
+    if about.get("split") in prepared.summaries:
+        values["split_images"] = prepared.summaries[about["split"]].num_images
     files.write_json(folder / "eval" / f"{name}.json", values)
     files.write_text(folder / "eval" / f"{name}.csv", result.to_csv(dataset.classes))
     if chart := trimap_chart(values):

@@ -1,4 +1,4 @@
-"""The pictures of a report, as files beside it."""
+"""The files of the pictures that a report shows."""
 
 import pathlib
 from collections.abc import Sequence
@@ -9,12 +9,10 @@ import numpy as np
 
 from segjax.evaluate.result import Example
 from segjax.files import write_bytes
-from segjax.ops import IGNORE_LABEL
 from segjax.report import pictures
 
 LONGEST = 640  # pixels of a picture's longer side
 QUALITY = 85  # of the JPEG files
-WRONG, VOID = (220, 40, 40, 255), (128, 128, 128, 200)  # RGBA
 
 
 def write(
@@ -38,14 +36,20 @@ def write(
     for number, example in enumerate(shown):
         name = f"{example.kind}_{number:02d}"
         entry = {"file": name, "kind": example.kind, "id": example.id}
-        files = {"image.jpg": _photo(example.image)}
-        files["truth.png"] = _map(pictures.colourize(example.label, palette))
+        longest = min(LONGEST, max(example.label.shape))
+        size = pictures.fit(example.label.shape, longest, longest)
+        label = pictures.nearest(example.label, size)
+        files = {
+            "image.jpg": _photo(example.image, size),
+            "truth.png": _png(pictures.colourize(label, palette)),
+        }
         suffixes = ("", "_crf")
         for suffix, prediction, scores in zip(
             suffixes, example.predictions, example.scores, strict=False
         ):
-            files[f"prediction{suffix}.png"] = _map(pictures.colourize(prediction, palette))
-            files[f"errors{suffix}.png"] = _map(errors(example.label, prediction))
+            prediction = pictures.nearest(prediction, size)
+            files[f"prediction{suffix}.png"] = _png(pictures.colourize(prediction, palette))
+            files[f"errors{suffix}.png"] = _png(pictures.errors(label, prediction))
             for key, value in (
                 ("mean_iou", scores.mean_iou),
                 ("accuracy", scores.global_accuracy),
@@ -57,29 +61,14 @@ def write(
     return entries
 
 
-def errors(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Returns RGBA uint8 [H, W, 4]: red where a prediction is wrong, grey on void pixels."""
-    picture = np.zeros((*label.shape, 4), np.uint8)
-    picture[label != prediction] = WRONG
-    picture[label == IGNORE_LABEL] = VOID
-    return picture
-
-
-def _photo(image: np.ndarray) -> bytes:
-    scaled = cv2.resize(image, _size(image), interpolation=cv2.INTER_AREA)
+def _photo(image: np.ndarray, size: tuple[int, int]) -> bytes:
+    scaled = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
     return _encode(".jpg", scaled[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
 
 
-def _map(picture: np.ndarray) -> bytes:
-    scaled = cv2.resize(picture, _size(picture), interpolation=cv2.INTER_NEAREST)
+def _png(picture: np.ndarray) -> bytes:
     to_file = cv2.COLOR_RGB2BGR if picture.shape[-1] == 3 else cv2.COLOR_RGBA2BGRA
-    return _encode(".png", cv2.cvtColor(scaled, to_file), [cv2.IMWRITE_PNG_COMPRESSION, 9])
-
-
-def _size(picture: np.ndarray) -> tuple[int, int]:
-    height, width = picture.shape[:2]
-    scale = min(LONGEST / max(height, width), 1)
-    return max(round(width * scale), 1), max(round(height * scale), 1)
+    return _encode(".png", cv2.cvtColor(picture, to_file), [cv2.IMWRITE_PNG_COMPRESSION, 9])
 
 
 def _encode(ending: str, picture: np.ndarray, options: list[int]) -> bytes:

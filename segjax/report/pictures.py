@@ -1,17 +1,24 @@
-"""Pictures of label maps, as RGB arrays and PNG files."""
+"""Pictures of label maps, as RGB arrays and PNG files.
+
+Errors are orange with dark stripes on a grey image, so that they are seen without red and green.
+"""
 
 import pathlib
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from segjax.data.labels import VOID_COLOUR
 from segjax.files import write_bytes
 from segjax.ops import IGNORE_LABEL
 
-RIGHT, WRONG = (40, 160, 70), (220, 40, 40)
-_FONT, _TEXT, _PAPER = cv2.FONT_HERSHEY_SIMPLEX, (30, 30, 30), 255
+WRONG, STRIPE, VOID = (230, 110, 0, 255), (120, 45, 0, 255), (128, 128, 128, 200)  # RGBA
+PERIOD, DARK = 8, 3  # pixels from stripe to stripe along a row, and of a stripe
+GAP = 4  # pixels around each picture of a sheet
+_LETTERS = 12  # pixels, height of the text
+_TEXT, _PAPER = (30, 30, 30), 255
 
 
 def colourize(label: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
@@ -22,9 +29,29 @@ def colourize(label: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.
 
 
 def errors(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Returns RGB uint8 [H, W, 3]: green where a prediction is right, red where it is wrong."""
-    picture = np.where((label == prediction)[..., None], RIGHT, WRONG)
-    return np.where((label == IGNORE_LABEL)[..., None], VOID_COLOUR, picture).astype(np.uint8)
+    """Returns RGBA uint8 [H, W, 4] to be laid over a faded image.
+
+    Striped orange where the prediction is wrong, grey where the label is void, transparent where
+    the prediction is right.
+    """
+    rows, columns = np.indices(label.shape)
+    striped = np.where(((rows + columns) % PERIOD < DARK)[..., None], STRIPE, WRONG)
+    picture = np.where((label != prediction)[..., None], striped, 0)
+    return np.where((label == IGNORE_LABEL)[..., None], VOID, picture).astype(np.uint8)
+
+
+def fit(shape: tuple[int, ...], width: int, height: int) -> tuple[int, int]:
+    """Returns the height and width, 1 pixel or more, of a picture scaled to fit into a box."""
+    scale = min(width / shape[1], height / shape[0])
+    return max(round(shape[0] * scale), 1), max(round(shape[1] * scale), 1)
+
+
+def nearest(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns a picture or label map [H, W, ...] scaled to height and width without new values."""
+    rows, columns = (
+        np.arange(new) * old // new for new, old in zip(size, picture.shape[:2], strict=True)
+    )
+    return picture[rows[:, None], columns]
 
 
 def sheet(
@@ -34,29 +61,34 @@ def sheet(
     *,
     width: int = 320,
 ) -> np.ndarray:
-    """Returns one picture, RGB uint8: image, label, prediction and error in each row, a legend.
+    """Returns one picture, RGB uint8: image, label, prediction and errors in each row, a legend.
 
     Args:
       rows: caption, image uint8 [H, W, 3], label int [H, W] and prediction int [H, W].
       classes: names.
       palette: RGB by class.
-      width: of one picture, in pixels.
+      width: of one picture in pixels; its height is twice that at the most.
     """
-    lines = [_captions(("image", "label", "prediction", "error"), width)]
+    cell = width + 2 * GAP
+    titles = ("image", "label", "prediction", "errors (striped), void (grey)")
+    lines = [np.concatenate([_caption(title, cell) for title in titles], 1)]
     for caption, image, label, prediction in rows:
+        size = fit(image.shape, width, 2 * width)
+        valid = label != IGNORE_LABEL
+        share = (label == prediction)[valid].mean() if valid.any() else float("nan")
+        label, prediction = nearest(label, size), nearest(prediction, size)
+        scaling = cv2.INTER_AREA if size[1] < image.shape[1] else cv2.INTER_NEAREST
+        image = cv2.resize(image, size[::-1], interpolation=scaling)
         pictures = (
             image,
             colourize(label, palette),
             colourize(prediction, palette),
-            errors(label, prediction),
+            _over(_faded(image), errors(label, prediction)),
         )
-        height = max(round(width * image.shape[0] / image.shape[1]), 1)
-        scaled = [cv2.resize(p, (width, height), interpolation=_fit(p, width)) for p in pictures]
-        line = np.concatenate([np.pad(p, _margin(4), constant_values=_PAPER) for p in scaled], 1)
-        valid = label != IGNORE_LABEL
-        share = (label == prediction)[valid].mean() if valid.any() else float("nan")
-        lines += [line, _captions((f"{caption}: {share:.1%} of pixels right",), width * 4 + 24)]
-    return np.concatenate([*lines, _legend(classes, palette, 4 * (width + 8))])
+        border = ((GAP, GAP), (GAP, GAP + width - size[1]), (0, 0))
+        lines.append(np.concatenate([np.pad(p, border, constant_values=255) for p in pictures], 1))
+        lines.append(_caption(f"{caption}: {share:.1%} of pixels right", 4 * cell))
+    return np.concatenate([*lines, _legend(classes, palette, 4 * cell)])
 
 
 def write(path: pathlib.Path, picture: np.ndarray) -> None:
@@ -70,20 +102,22 @@ def write(path: pathlib.Path, picture: np.ndarray) -> None:
     write_bytes(path, encoded.tobytes())
 
 
-def _fit(picture: np.ndarray, width: int) -> int:
-    return cv2.INTER_AREA if picture.shape[1] > width else cv2.INTER_NEAREST
+def _faded(image: np.ndarray) -> np.ndarray:
+    """Returns an image in light greys, RGB."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+    return np.repeat(np.rint(153 + 0.4 * grey).astype(np.uint8), 3, -1)
 
 
-def _margin(pixels: int) -> tuple[tuple[int, int], ...]:
-    return ((pixels, pixels), (pixels, pixels), (0, 0))
+def _over(image: np.ndarray, layer: np.ndarray) -> np.ndarray:
+    """Returns an image, RGB, under a picture, RGBA."""
+    opacity = layer[..., 3:] / 255
+    return np.rint((1 - opacity) * image + opacity * layer[..., :3]).astype(np.uint8)
 
 
-def _captions(texts: Sequence[str], width: int) -> np.ndarray:
-    strips = []
-    for text in texts:
-        strip = np.full((20, width + 8, 3), _PAPER, np.uint8)
-        strips.append(cv2.putText(strip, text, (6, 14), _FONT, 0.42, _TEXT, 1, cv2.LINE_AA))
-    return np.concatenate(strips, 1)
+def _caption(text: str, width: int) -> np.ndarray:
+    strip = Image.new("RGB", (width, _LETTERS + 8), (_PAPER,) * 3)
+    _write_text(strip, (6, 4 + _LETTERS // 2), text, width - 12)
+    return np.asarray(strip)
 
 
 def _legend(
@@ -91,10 +125,19 @@ def _legend(
 ) -> np.ndarray:
     entries = [*zip(classes, palette, strict=True), ("void", VOID_COLOUR)]
     columns = max(width // 170, 1)
-    legend = np.full((22 * -(-len(entries) // columns) + 8, width, 3), _PAPER, np.uint8)
+    legend = Image.new("RGB", (width, 22 * -(-len(entries) // columns) + 8), (_PAPER,) * 3)
+    draw = ImageDraw.Draw(legend)
     for i, (name, colour) in enumerate(entries):
         x, y = i % columns * 170 + 6, i // columns * 22 + 6
-        cv2.rectangle(legend, (x, y), (x + 14, y + 14), tuple(map(int, colour)), -1)
-        cv2.rectangle(legend, (x, y), (x + 14, y + 14), _TEXT, 1)
-        cv2.putText(legend, name, (x + 20, y + 12), _FONT, 0.42, _TEXT, 1, cv2.LINE_AA)
-    return legend
+        draw.rectangle((x, y, x + 14, y + 14), fill=tuple(map(int, colour)), outline=_TEXT)
+        _write_text(legend, (x + 20, y + 7), name, 140)
+    return np.asarray(legend)
+
+
+def _write_text(picture: Image.Image, place: tuple[int, int], text: str, width: int) -> None:
+    """Writes a line of text, x from the left and y in the middle, cut to a width in pixels."""
+    font = ImageFont.load_default(_LETTERS)
+    text = " ".join(text.split())
+    while len(text) > 1 and font.getlength(text) > width:
+        text = text.rstrip("…")[:-1] + "…"
+    ImageDraw.Draw(picture).text(place, text, fill=_TEXT, font=font, anchor="lm")

@@ -77,7 +77,7 @@ def test_a_batch_lies_on_the_devices(prepared, data, devices):
         batch = next(batches)
     assert batch.image.shape == (devices, 4 // devices, 30, 40, 3)
     assert batch.label.shape == (devices, 4 // devices, 30, 40)
-    assert (batch.image.dtype, batch.label.dtype) == (np.uint8, np.int32)
+    assert (batch.image.dtype, batch.label.dtype) == (np.uint8, np.uint8)
     assert [shard.device for shard in batch.image.addressable_shards] == jax.local_devices()[
         :devices
     ]

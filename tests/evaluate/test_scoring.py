@@ -8,7 +8,7 @@ import pytest
 import rich.console
 
 from segjax import config as config_lib
-from segjax import crf, metrics, state, steps
+from segjax import crf, metrics, state, steps, training
 from segjax.evaluate import scoring
 from segjax.evaluate.step import Outcome, Scored, eval_step, out_axes
 from segjax.predict.protocols import Protocol
@@ -63,6 +63,48 @@ def test_every_image_counts_once_whatever_the_batch():
         confusions.append(result.scores.confusion)
     # The generator draws images in another order for another batch size, but not for these two.
     np.testing.assert_array_equal(confusions[0], confusions[2])
+
+
+def test_no_image_is_both_the_worst_and_the_best():
+    kinds = lambda sizes: [
+        (e.kind, e.id)
+        for e in scoring.evaluate(step, {}, split(sizes), num_classes=3, pictures=8).examples
+        if e.kind != "random"
+    ]
+    assert kinds([(6, 8)]) == []  # one image is neither
+    three = kinds([(6, 8)] * 3)
+    assert [kind for kind, _ in three] == ["worst", "best"]
+    assert len({name for _, name in three}) == 2
+    # All are as good: every score is the same.
+    constant = lambda _, batch: step(_, {**batch, "image": 0 * batch["image"]})
+    batches = [dataclasses.replace(b, label=np.zeros_like(b.label)) for b in split([(6, 8)] * 4)]
+    result = scoring.evaluate(constant, {}, batches, num_classes=3, pictures=8)
+    ranked = [e.id for e in result.examples if e.kind != "random"]
+    assert sorted(ranked) == [f"image{i}" for i in range(4)]
+
+
+def test_only_the_batch_goes_to_the_devices(tmp_path):
+    """The parameters are placed once, and not copied to every device with every batch."""
+    config = config_lib.Config(
+        model=Net(num_classes=7),
+        data=config_lib.Data(cache=str(tmp_path), options="train=1,val=9,height=16,width=20"),
+    )
+    config.train.batch_size = config.eval.batch_size = jax.device_count()
+    prepared = training.prepare(config, ["train", "val"])
+    variables = state.init_variables(config.model, jax.random.key(1), (16, 20))
+    evaluate = scoring.evaluator(config, prepared)
+    first = evaluate(variables, "val")  # compiles
+    with jax.transfer_guard("disallow"), jax.transfer_guard_device_to_host("allow"):
+        second = evaluate(jax.device_get(variables), "val")
+    assert first.summary() == second.summary()
+
+
+def test_names_of_classes_are_no_markup():
+    result = scoring.evaluate(step, {}, split(), num_classes=3)
+    screen = rich.console.Console(file=io.StringIO(), width=100)
+    screen.print(result.table(("[unlabelled]", "[/bold]", "a\\"), "runs/[old], step 3"))
+    text = screen.file.getvalue()
+    assert all(name in text for name in ("[unlabelled]", "[/bold]", "a\\", "runs/[old], step 3"))
 
 
 def test_pictures_are_spread_over_the_split():

@@ -1,10 +1,12 @@
 """The report, as text and in a browser."""
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import http.server
 import json
+import random
 import re
 import shutil
 import threading
@@ -20,7 +22,7 @@ from segjax.data import datasets
 from segjax.evaluate import scoring
 from segjax.evaluate.step import Outcome, Scored
 from segjax.models import SegNetBasic
-from segjax.report import charts, evaluation_files, gallery
+from segjax.report import charts, evaluation_files, pictures, reading
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 CLASSES = ("sky", "road", "<b>pole</b>", "car", "never")
@@ -135,7 +137,8 @@ def test_numbers_are_those_of_the_evaluation(run, page):
     for key in ("mean_iou", "global_accuracy", "class_average", "boundary_f1"):
         assert f"<strong>{100 * values[key]:.1f}</strong>" in page
         assert f"with CRF {100 * values['crf'][key]:.1f}" in page
-    assert "published 46.3" in page and "released tutorial" in page
+    # The published score is of another split: it stands in the table alone.
+    assert "<span>published" not in page and "published: released tutorial" in page
     assert "--config=configs/segnet_basic_camvid.py" in page
     assert "training share" not in page and values["train_share"] == [0.25, 0.5, 0.025, 0.225, 0]
     # A class that never occurs has no score, which is a dash and sorts last.
@@ -165,10 +168,157 @@ def test_evaluation_is_the_same_for_any_batch():
     assert [(e.kind, e.id) for e in one.examples] == [(e.kind, e.id) for e in other.examples]
 
 
-def test_errors_are_red_and_void_is_grey():
-    label, prediction = np.array([[0, 1, 255]]), np.array([[0, 0, 0]])
-    picture = gallery.errors(label, prediction)
-    assert picture.tolist() == [[[0, 0, 0, 0], list(gallery.WRONG), list(gallery.VOID)]]
+def test_errors_of_the_gallery_are_striped(run):
+    picture = cv2.imread(str(run / "images/val_000400/worst_00.errors.png"), cv2.IMREAD_UNCHANGED)
+    colours = {tuple(colour) for colour in picture[..., [2, 1, 0, 3]].reshape(-1, 4).tolist()}
+    assert colours == {(0, 0, 0, 0), pictures.WRONG, pictures.STRIPE, pictures.VOID}
+
+
+def test_page_opens_with_the_best_picture(run, page):
+    values = json.loads((run / "eval" / "val_000400.json").read_text())
+    best = max(values["gallery"], key=lambda entry: entry["mean_iou_crf"])
+    opening = page.split("<main>")[1].split("<section")[0]
+    assert (
+        best["id"].split("/")[-1] in opening and f"IoU {100 * best['mean_iou_crf']:.1f}" in opening
+    )
+    assert opening.count("<img") == 3
+
+
+def test_only_evaluations_of_the_same_images_stand_side_by_side(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    values = json.loads((folder / "eval" / "000200.json").read_text())
+    other = values | {"images": 3, "split_images": IMAGES}
+    (folder / "eval" / "few.json").write_text(json.dumps(other))
+    names = lambda part: re.findall(r'<th scope="row">(\w+)</th>', part)
+    table = lambda page: page.split("Other evaluations")[1].split("</table>")[0]
+    same, different = table(report.write(folder, "val_000400").read_text()).split("Of other images")
+    assert names(same) == ["000200", "val_000400"] and names(different) == ["few"]
+    page = report.write(folder, "few").read_text()
+    same, different = table(page).split("Of other images")
+    assert names(same) == ["few"] and names(different) == ["000200", "val_000400"]
+    (folder / "eval" / "few.json").write_text(json.dumps(values | {"split": "test"}))
+    assert "<span>published 46.3</span>" in report.write(folder, "few").read_text()
+    few = values | {"split": "test", "split_images": 99}
+    (folder / "eval" / "few.json").write_text(json.dumps(few))
+    page = report.write(folder, "few").read_text()
+    # A part of a split is not set beside the published score of the whole.
+    assert f"{IMAGES} of 99 images" in page
+    assert "<span>published" not in page and "published: released tutorial" in page
+
+
+def test_the_configuration_shown_is_that_of_the_evaluation(run, tmp_path):
+    """The run may have gone on with another one."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("images"))
+    values = json.loads((folder / "config.json").read_text())
+    values["data"]["name"] = "ade20k"
+    (folder / "config.json").write_text(json.dumps(values))
+    assert "SegNetBasic on camvid" in report.write(folder).read_text()
+    shutil.rmtree(folder / "eval")
+    assert "SegNetBasic on ade20k" in report.write(folder).read_text()
+
+
+def test_losses_of_training_and_validation_share_a_chart():
+    rows = [{"step": "1", "loss": "2.0"}, {"step": "2", "val_loss": "1.5", "crf_val_loss": "1.4"}]
+    chart = report.curves(rows)[0]
+    assert all(name in chart for name in (">training<", ">validation<", ">validation, CRF<"))
+    # Told apart without colours, too.
+    assert len(set(re.findall(r'<polyline[^>]*stroke-dasharray="([^"]*)"', chart))) == 3
+
+
+def damage(values, rng):
+    """Changes, removes or adds something somewhere in JSON values."""
+    values = copy.deepcopy(values)
+    holder = values
+    while True:
+        keys = list(holder) if isinstance(holder, dict) else range(len(holder))
+        key = rng.choice(list(keys))
+        if isinstance(holder[key], dict | list) and holder[key] and rng.random() < 0.8:
+            holder = holder[key]
+            continue
+        if rng.random() < 0.2:
+            del holder[key]
+        else:
+            strange = [
+                None,
+                True,
+                -1,
+                0.5,
+                1e300,
+                10**30,
+                "x",
+                "\ud800",
+                "<b>",
+                [],
+                {},
+                [1],
+                {"a": 1},
+            ]
+            holder[key] = rng.choice(strange)
+        return values
+
+
+def test_a_damaged_evaluation_is_named_or_shown(run, tmp_path):
+    rng = random.Random(0)
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("images"))
+    path = folder / "eval" / "val_000400.json"
+    values = json.loads(path.read_text())
+    refused = 0
+    for _ in range(400):
+        path.write_text(json.dumps(damage(values, rng)))
+        try:
+            arguments = report.read(folder)
+        except ValueError as error:
+            assert type(error) is ValueError and str(path) in str(error)
+            refused += 1
+        else:
+            report.render(**arguments).encode()
+    assert 200 < refused < 400
+    text = json.dumps(values).encode()
+    for content in (b"", b"\xff\xfe", text[:-40], b"[" * 100_000, b"null", b"[1]"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"val_000400\.json is"):
+            report.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is no table"),
+        (b"\xff\xfe\x00", "is no table"),
+        (b"loss,lr\n1,2\n", "no column 'step'"),
+        (b"step,loss\n1,much\n2,0.5\n", "damaged in line 2"),
+        (b"step,loss\n1\n2,0.5\n", "damaged in line 2"),
+        (b"step,loss\n,0.5\n2,0.5\n", "damaged in line 2"),
+    ],
+)
+def test_a_damaged_table_of_metrics_is_named(tmp_path, content, message):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as raised:
+        reading.read_metrics(path)
+    assert type(raised.value) is ValueError and str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("tail", [b"3,0.", b"3", b"\0\0\0", b"3,0.2,"])
+def test_what_a_kill_left_of_a_row_is_left_out(tmp_path, tail):
+    (tmp_path / "metrics.csv").write_bytes(b"step,loss,lr\n1,2,\n2,1,\n" + tail)
+    rows = reading.read_metrics(tmp_path / "metrics.csv")
+    assert [row["step"] for row in rows][:2] == ["1", "2"] and len(rows) <= 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("config.json", "[]"), ("config.json", '{"model": 1}'), ("env.json", '{"command": 3}')],
+)
+def test_other_damaged_files_are_named(run, tmp_path, name, content):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("images"))
+    (folder / name).write_text(content)
+    with pytest.raises(ValueError, match=name):
+        report.read(folder)
 
 
 def test_pictures_are_left_out_where_the_page_would_be_too_large(run, monkeypatch):
@@ -200,7 +350,7 @@ def test_a_run_without_evaluation_has_a_report(tmp_path):
 def test_an_evaluation_of_another_version_is_named(tmp_path):
     folder = write_run(tmp_path / "c")
     (folder / "eval" / "val_000400.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"val_000400\.json is of another version"):
+    with pytest.raises(ValueError, match=r"val_000400\.json is damaged or of another version"):
         report.write(folder, "val_000400")
 
 
@@ -243,7 +393,9 @@ def test_names_of_lines_stay_on_the_chart():
         (0.03, 1.1, [0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2]),
         (0, 40_000, [0, 10_000, 20_000, 30_000, 40_000]),
         (0.001, 0.0099, [0, 0.002, 0.004, 0.006, 0.008, 0.01]),
-        (3, 3, [1, 2, 3, 4, 5]),
+        (3, 3, [0, 1, 2, 3, 4, 5, 6]),
+        (0.1, 0.1 + 1e-9, [0, 0.05, 0.1, 0.15, 0.2]),  # a constant learning rate
+        (0, 0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
     ],
 )
 def test_ticks_are_round(low, high, expected):
@@ -379,6 +531,8 @@ def test_browser_compares_truth_and_prediction(opened):
     shown = lambda kind: find(opened, f"{figure} img.{kind}")[0].is_displayed()
     style = lambda kind, name: find(opened, f"{figure} img.{kind}")[0].value_of_css_property(name)
     assert shown("truth") and shown("prediction") and not shown("wrong")
+    caption = lambda: "".join(texts(opened, "#gallery > p"))
+    assert caption() == "Left of the line the truth, right of it the prediction."
     slider = find(opened, ".slider")[0]
     for _ in range(20):
         slider.send_keys(Keys.ARROW_RIGHT)
@@ -391,6 +545,7 @@ def test_browser_compares_truth_and_prediction(opened):
     assert style("truth", "opacity") == "1"
     find(opened, "#errors")[0].click()
     assert shown("wrong") and not shown("truth") and not shown("prediction")
+    assert caption() == "Wrong pixels are orange with dark stripes, void pixels grey."
     find(opened, "#crf")[0].click()
     assert shown("wrong.refined") and not shown("wrong:not(.refined)")
     find(opened, "#errors")[0].click()

@@ -151,11 +151,15 @@ if (gallery) {
   const show = () => {
     const errors = tool("errors").checked;
     const refined = Boolean(tool("crf")?.checked);
+    for (const text of gallery.querySelectorAll("[data-view]")) {
+      text.hidden = (text.dataset.view === "errors") !== errors;
+    }
     for (const figure of figures) {
       figure.hidden = Boolean(tool("kinds").value) && figure.dataset.kind !== tool("kinds").value;
       const right = 100 - figure.querySelector(".slider").value;
       figure.querySelector(".line").style.left = `${100 - right}%`;
       figure.querySelector(".line").hidden = errors;
+      figure.querySelector(".stack").classList.toggle("faded", errors);
       for (const mask of figure.querySelectorAll(".mask")) {
         const [truth, wrong] = ["truth", "wrong"].map((kind) => mask.classList.contains(kind));
         const version = truth || mask.classList.contains("refined") === refined;

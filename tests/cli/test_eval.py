@@ -1,0 +1,54 @@
+"""segjax eval."""
+
+import json
+
+import pytest
+
+from segjax import training
+from segjax.cli import main as cli
+from segjax.config import Config, Data, Eval, Train
+from segjax.models import SegNetBasic
+from tests.cli.runs import said
+
+
+def settings(tmp_path, steps):
+    return Config(
+        model=SegNetBasic(num_classes=7, width=4),
+        data=Data(cache=str(tmp_path / "cache"), options="height=32,width=48,train=8,val=5"),
+        eval=Eval(batch_size=4),
+        train=Train(steps=steps, batch_size=4, checkpoint_every=1, log_every=1, images=2),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of two steps that went on with another normalisation and other class weights."""
+    folder = tmp_path_factory.mktemp("eval")
+    training.train(settings(folder, 2), folder / "run")
+    other = settings(folder, 3)
+    other.input.mean = (10.0, 20.0, 30.0)
+    other.loss.class_weights = "1,2,3,4,5,6,7"
+    training.train(other, folder / "run")
+    return folder / "run"
+
+
+def scores(run, name):
+    values = json.loads((run / "eval" / f"{name}.json").read_text())
+    return values["confusion"], values["val_loss"]
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_checkpoint_is_scored_as_it_was_trained(run, step, capsys):
+    """config.json says how the run went on; the first steps were trained in another way."""
+    assert cli.main(["eval", f"--workdir={run}", f"--step={step}"]) == 0
+    assert scores(run, f"val_{step:06d}") == scores(run, f"{step:06d}")
+    assert "changed for this command" not in said(capsys)[1]
+
+
+def test_explicit_changes_are_made_and_printed(run, capsys):
+    command = ["eval", f"--workdir={run}", "--step=2", "--config.input.mean=(10.0, 20.0, 30.0)"]
+    assert cli.main([*command, "--protocol=deeplab_v1"]) == 0
+    found = scores(run, "val_000002_deeplab_v1")
+    assert found != scores(run, "000002")
+    change = "input.mean: [123.675, 116.28, 103.53] -> [10.0, 20.0, 30.0]"
+    assert f"changed for this command: {change}" in said(capsys)[1]
