@@ -1,6 +1,5 @@
 """Evaluations from files on disk to scores and label maps: the same for any batch and devices."""
 
-import json
 import shutil
 import signal
 
@@ -9,10 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import segjax
 from segjax import checkpoint, signals, state, steps, training
 from segjax import config as config_lib
-from segjax.cli import main as cli
 from segjax.config import Config, Data, Eval, Train
 from segjax.data import datasets, pipeline
 from segjax.data.builders import cityscapes
