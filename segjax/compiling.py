@@ -5,7 +5,8 @@ gradients are slow; without YNNPACK sums are slow. So YNNPACK keeps sums, and on
 where this JAX has it, else convolutions go to Eigen and matrix products to YNNPACK. Results differ
 by rounding only. Other backends are left alone. docs/performance.md has the measurements.
 
-An option that this JAX does not know is left out, and so is one that XLA_FLAGS sets.
+An option that this JAX does not know is left out, and so is one that XLA_FLAGS sets. JAX cannot
+store programs that use oneDNN: with a compilation cache they do not use it.
 """
 
 import functools
@@ -25,16 +26,23 @@ SUMS = "LIBRARY_FUSION_TYPE_REDUCE"
 SUMS_AND_PRODUCTS = f"{SUMS},LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 
 
-@functools.cache
 def options() -> Options:
     """Returns the options for `jax.jit(..., compiler_options=)`; none where the backend is no CPU.
 
     They are found once per process, by compiling a convolution of a few pixels.
     """
+    return _found(
+        bool(jax.config.jax_compilation_cache_dir and jax.config.jax_enable_compilation_cache)
+    )
+
+
+@functools.cache
+def _found(stored: bool) -> Options:
+    """Returns the options for programs that are stored in JAX's compilation cache, or are not."""
     if jax.default_backend() != "cpu":
         return {}
     with_onednn = _free({YNNPACK: SUMS, ONEDNN: True})
-    if "onednn" in _compiled(with_onednn):
+    if not stored and "onednn" in _compiled(with_onednn):
         return with_onednn
     without = _free({YNNPACK: SUMS_AND_PRODUCTS})
     return without if _compiled(without) else {}

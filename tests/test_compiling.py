@@ -2,15 +2,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from segjax import compiling
 
 
 @pytest.fixture(autouse=True)
 def probed_anew():
-    compiling.options.cache_clear()
+    compiling._found.cache_clear()
     yield
-    compiling.options.cache_clear()
+    compiling._found.cache_clear()
 
 
 def network(x, kernel):
@@ -53,9 +54,34 @@ def test_unknown_options_are_left_out(monkeypatch):
 
 def test_what_the_user_sets_stays(monkeypatch):
     assert compiling.YNNPACK in compiling.options()
-    compiling.options.cache_clear()
+    compiling._found.cache_clear()
     monkeypatch.setenv("XLA_FLAGS", f"--{compiling.YNNPACK}= --{compiling.ONEDNN}=false")
     assert compiling.options() == {}
+
+
+@pytest.fixture
+def cache_folder(tmp_path):
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield tmp_path
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def test_programs_can_be_stored(cache_folder):
+    """JAX cannot store those of oneDNN, and warns, which is an error here."""
+    x = jnp.ones((1, 8, 8, 4))
+    compiling.jit(network)(x, jnp.ones((3, 3, 4, 4)))
+    assert not compiling.onednn()
+    assert [path for path in cache_folder.iterdir() if "jit_network" in path.name]
 
 
 def test_other_backends_have_no_options(monkeypatch):
