@@ -1,6 +1,8 @@
 """Preparing: checked, cached, atomic, quiet, and off the network."""
 
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import pathlib
@@ -158,6 +160,68 @@ def test_a_failed_preparation_leaves_nothing_behind(own):
     assert [p.suffix for p in left] == [".lock"]
     write(raw(own, "masks/003.png"), blocks())
     datasets.prepare(own, show=False)
+
+
+def cut(folder):
+    [record] = [p for p in folder.iterdir() if "array_record" in p.name]
+    record.write_bytes(record.read_bytes()[:-1])
+
+
+DAMAGES = {
+    "a record file cut off": cut,
+    "summary gone": lambda folder: (folder / "summary.json").unlink(),
+    "summary cut off": lambda folder: (folder / "summary.json").write_bytes(b'{"num_images": 9'),
+    "summary of another version": lambda folder: (folder / "summary.json").write_bytes(b'{"x": 1}'),
+    "a file gone": lambda folder: (folder / "features.json").unlink(),
+    "an empty folder": lambda folder: [p.unlink() for p in folder.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_is_named_and_prepared_anew(own, capsys, damage):
+    first = datasets.prepare(own, show=False)
+    DAMAGES[damage](first.folders["train"])
+    again = datasets.prepare(own, show=False)
+    said = "".join(capsys.readouterr().err.split())
+    assert str(first.folders["train"]) in said and "itispreparedagain" in said
+    assert again == first and len(list(again.source("train"))) == 9
+
+
+def test_flipped_bytes_of_a_record_are_named_with_the_folder(own):
+    prepared = datasets.prepare(own, show=False)
+    folder = prepared.folders["train"]
+    [file] = [p for p in folder.iterdir() if "array_record" in p.name]
+    data = bytearray(file.read_bytes())
+    middle = data.index(b"\xff\xd8\xff") + 200  # in the first image; the file ends in padding
+    data[middle] ^= 255
+    file.write_bytes(data)
+    with pytest.raises(DataError, match=rf"{folder} is damaged .*delete this folder to prepare"):
+        list(prepared.source("train"))
+
+
+def test_a_file_system_without_locks(own, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert len(datasets.prepare(own, show=False).source("train")) == 9
+    assert not list(pathlib.Path(own.cache).rglob("*.tmp"))
+
+
+def test_a_cache_that_cannot_be_written_is_named(own, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    data = dataclasses.replace(own, cache=str(tmp_path / "file"))
+    with pytest.raises(
+        DataError, match=r"cannot be written: Not a directory; .*--config.data.cache"
+    ):
+        datasets.prepare(data, show=False)
+
+
+def test_images_of_two_splits_are_told(own):
+    write(raw(own, "train.txt"), b"001\n002\n003\n")
+    write(raw(own, "val.txt"), b"003\n004\n")
+    [line] = datasets.check(own).skipped
+    assert line.startswith("1 images are in the splits train and val (003)")
 
 
 PREPARE = (
