@@ -197,6 +197,10 @@ def test_only_evaluations_of_the_same_images_stand_side_by_side(run, tmp_path):
     page = report.write(folder, "few").read_text()
     same, different = table(page).split("Of other images")
     assert names(same) == ["few"] and names(different) == ["000200", "val_000400"]
+    (folder / "env.json").unlink()  # and so without published numbers
+    page = report.write(folder, "few").read_text()
+    assert names(table(page).split("Of other images")[1]) == ["000200", "val_000400"]
+    shutil.copy(run / "env.json", folder)
     (folder / "eval" / "few.json").write_text(json.dumps(values | {"split": "test"}))
     assert "<span>published 46.3</span>" in report.write(folder, "few").read_text()
     few = values | {"split": "test", "split_images": 99}
