@@ -39,6 +39,7 @@ def test_the_first_signal_is_said_at_once_and_the_second_one_leaves(number):
     assert process.stderr.readline().startswith(f"{name}: stopping after this step")
     assert process.stdout.readline() == f"stopping {int(number)}\n"
     process.send_signal(number)
+    process.wait(timeout=60)  # before its input ends, which would unblock it
     output, errors = process.communicate(timeout=60)
     assert f"{name} again: leaving at once" in errors
     assert (process.returncode, output) == (128 + number, "")

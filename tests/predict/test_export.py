@@ -72,7 +72,8 @@ def test_a_bare_process_runs_the_file_at_three_sizes(tmp_path):
             assert found["labels"].dtype == np.uint8 and found["probs"].dtype == np.float32
             np.testing.assert_array_equal(found["labels"], labels)
             probs = np.stack([out.probs for out in live])
-            np.testing.assert_allclose(found["probs"], probs, atol=1e-6)
+            # Another process, compiled without the options of segjax.compiling: rounding differs.
+            np.testing.assert_allclose(found["probs"], probs, atol=5e-6)
 
 
 def test_one_file_is_for_all_platforms(tmp_path):

@@ -18,6 +18,7 @@ from PIL import Image
 import segjax
 from segjax import checkpoint, config, crf, crf_rnn, models, pretrained, state, steps
 from segjax.data.labels import colour_map
+from segjax.evaluate.step import eval_step, out_axes
 from segjax.models import segnet
 from segjax.predict import program, protocols
 from segjax.predict.protocols import Protocol
@@ -120,15 +121,20 @@ def test_labels_are_those_of_the_evaluation(seg):
     canvas = canvas.copy()
     canvas[0, 0, :50, :70] = image
     step = steps.parallel(
-        steps.eval_step,
+        eval_step,
         in_axes=(None, 0),
-        out_axes=(None, 0),
+        out_axes=out_axes(refined=False),
         config=seg.config,
+        protocol=Protocol(),
         devices=jax.devices()[:1],
     )
-    batch = {"image": canvas, "label": np.full((1, 1, 64, 96), 255, np.int32)}
-    _, expected = step(seg.variables, batch)
-    np.testing.assert_array_equal(seg(image).labels, np.asarray(expected)[0, 0, :50, :70])
+    batch = {
+        "image": canvas,
+        "label": np.full((1, 1, 64, 96), 255, np.int32),
+        "size": np.int32([[[50, 70]]]),
+    }
+    expected = np.asarray(step(jax.device_get(seg.variables), batch).network.labels)
+    np.testing.assert_array_equal(seg(image).labels, expected[0, 0, :50, :70])
 
 
 def test_probabilities_and_entropy(seg):

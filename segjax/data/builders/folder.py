@@ -4,7 +4,7 @@
     train/images train/masks val/images val/masks
     train train_masks val val_masks
     *.jpg *_mask.png                      in one folder, or in train and val
-    images/*.jpg annotations.json         COCO: see `segjax.data.coco`
+    images/*.jpg annotations.json         COCO: see data/coco.py
 
 Image and mask are paired by their path without ending. Masks are files of one id per pixel, of any
 format that loses nothing, or RGB where a list of classes says what colours mean.
