@@ -1,7 +1,7 @@
 """Makes the README's picture: python docs/make_picture.py RUN
 
 RUN is a run of configs/demo.py. The scenes are the first three of the validation split of the
-generated shapes, not chosen. The CRF's parameters were found by a small search on that split.
+generated shapes, not chosen. The CRF's parameters were set by hand on that split.
 """
 
 import pathlib
