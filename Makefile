@@ -19,10 +19,11 @@ demo: install
 		--out runs/demo/predictions
 	@echo "Open runs/demo/report.html, and the pictures in runs/demo/predictions"
 
+# Two workers, a file of tests each at a time: most tests compile, on one core.
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The inner loop: what needs no long compilation, in under 90 seconds on two cores.
 FAST := tests/crf/test_kernels.py tests/data/test_images.py tests/data/test_labels.py \

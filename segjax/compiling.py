@@ -3,7 +3,7 @@
 XLA hands parts of a CPU program to libraries. Its own choice gives convolutions to YNNPACK, whose
 gradients are slow; without YNNPACK sums are slow. So YNNPACK keeps sums, and oneDNN gets the rest
 where this JAX has it, else convolutions go to Eigen and matrix products to YNNPACK. Results differ
-by rounding only. Other backends are left alone. docs/performance.md has the measurements.
+by rounding only. Other backends are left alone. docs/performance_cpu.md has the measurements.
 
 An option that this JAX does not know is left out, and so is one that XLA_FLAGS sets. JAX cannot
 store programs that use oneDNN: with a compilation cache they do not use it.

@@ -41,7 +41,8 @@ def stop_signals() -> Iterator[Stop]:
     """Yields what tells that a signal came; the second one ends the process at once.
 
     The signals are said at once by a thread, also while Python waits for a compiler or a program.
-    Until `Stop.begin` a signal interrupts what runs, as it does without this. Processes of several
+    Until `Stop.begin` a signal interrupts what runs, as it does without this. A signal that is
+    ignored stays so: under nohup a run goes on after its terminal hung up. Processes of several
     hosts would have to agree on a step, and only the main thread may handle signals: elsewhere they
     keep their effect.
     """
@@ -68,7 +69,8 @@ def stop_signals() -> Iterator[Stop]:
         if not stop.waits:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
-    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
     wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     thread = threading.Thread(target=listen, daemon=True, name="signals")
     thread.start()

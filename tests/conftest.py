@@ -4,7 +4,11 @@ import gc
 import importlib.abc
 import importlib.machinery
 import os
+import signal
 import sys
+
+# A shell starts what runs in the background with this signal ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["XLA_FLAGS"] = " ".join(
     [

@@ -9,8 +9,10 @@ import pytest
 from segjax import signals
 
 BLOCKED = """
-import sys, threading
+import signal, sys, threading
 from segjax import signals
+if "nohup" not in sys.argv:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests were started with
 with signals.stop_signals() as stop:
     stop.begin()
     print("ready", flush=True)
@@ -22,8 +24,8 @@ with signals.stop_signals() as stop:
 """
 
 
-def blocked():
-    command = [sys.executable, "-c", BLOCKED]
+def blocked(*words):
+    command = [*words, sys.executable, "-c", BLOCKED, *words]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
     assert process.stdout.readline() == "ready\n"
@@ -51,6 +53,16 @@ def test_what_runs_is_finished_after_one_signal():
     output, errors = process.communicate("x", timeout=60)
     assert (process.returncode, output) == (0, "stopping 15\nsaved\n")
     assert "again" not in errors
+
+
+def test_what_nohup_keeps_away_stays_away():
+    process = blocked("nohup")
+    process.send_signal(signal.SIGHUP)
+    process.terminate()
+    assert process.stdout.readline() == "stopping 15\n"
+    output, errors = process.communicate("x", timeout=60)
+    assert (process.returncode, output) == (0, "saved\n")
+    assert "SIGHUP" not in errors
 
 
 def test_handlers_and_threads_are_as_before_afterwards(capfd):
