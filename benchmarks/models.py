@@ -464,6 +464,8 @@ class Peer:
     ) -> dict[str, Callable[[], Any]]:
         x, y = self.input(image), self.torch.tensor(np.asarray(label)).long().to(self.device)
         self.net.train()
+        if len(image) == 1:  # torch refuses to train the BatchNorm of the one pooled pixel
+            self.net.classifier[0].convs[-1][2].eval()
         sgd = self.torch.optim.SGD(self.net.parameters(), lr=1e-4, momentum=0.9)
         cross_entropy = self.torch.nn.functional.cross_entropy
 

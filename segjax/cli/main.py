@@ -15,7 +15,14 @@ import segjax
 from segjax.cli import compilation_cache
 from segjax.cli.arguments import COMMANDS
 
-MISTAKE, INTERRUPTED, TERMINATED = 2, 130, 143  # exit codes
+OUT_OF_MEMORY, MISTAKE, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes
+
+LESS_MEMORY = {
+    "train": "\nWrite a smaller --config.train.batch_size, --config.augment.crop ((0, 0) is the "
+    "whole canvas) or, for the evaluation, --config.eval.batch_size; `segjax plan --config=...` "
+    "tells what fits",
+    "eval": "\nWrite a smaller --config.eval.batch_size",
+}
 
 USAGE = """\
 usage: segjax COMMAND ...
@@ -31,8 +38,8 @@ options:
   COMMAND --no-compilation-cache
               compile anew; otherwise compiled programs are kept in ~/.cache/segjax/compiled
 
-Exit code: 0; 1 where some files failed; 2 for a mistake in the arguments or in what they name; 130
-when interrupted (Ctrl-C), 143 when terminated.
+Exit code: 0; 1 where some files failed, or memory did; 2 for a mistake in the arguments or in what
+they name; 130 when interrupted (Ctrl-C), 143 when terminated.
 """
 
 
@@ -68,11 +75,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command.main(rest) or 0
     except (ValueError, OSError) as error:
         return _complain(f"segjax {name}: {error}")
-    except MemoryError:
-        return _complain(f"segjax {name}: out of memory")
+    except Exception as error:
+        if not _wants_memory(error):
+            raise
+        what = str(error).splitlines()[:1] or ["this machine has no more"]
+        _complain(f"segjax {name}: out of memory: {what[0]}{LESS_MEMORY.get(name, '')}")
+        return OUT_OF_MEMORY
     except KeyboardInterrupt:
         _complain(f"segjax {name}: interrupted")
         return INTERRUPTED
+
+
+def _wants_memory(error: Exception) -> bool:
+    """Whether Python or a device had no memory left; JAX, which may be missing, is not imported."""
+    of_device = type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error)
+    return of_device or isinstance(error, MemoryError)
 
 
 def _complain(message: str) -> int:

@@ -18,7 +18,7 @@ eval/ (scores) and report.html, which shows them. On several hosts, start the co
 
 Ctrl-C, SIGTERM and SIGHUP finish the step and save; a second one leaves at once.
 """
-FAILED = 1  # exit code of a run whose loss is not finite, or that wants more memory than there is
+FAILED = 1  # exit code of a run whose loss is not finite
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,8 +30,6 @@ def main(argv: Sequence[str]) -> int:
     if not arguments.workdir:
         raise ValueError("--workdir is empty; name a folder, --workdir=runs/a")
 
-    import jax
-
     from segjax import log, training
     from segjax.cli import overrides
 
@@ -42,18 +40,6 @@ def main(argv: Sequence[str]) -> int:
         stopped = training.train(config, pathlib.Path(arguments.workdir).expanduser())
     except FloatingPointError as error:
         log.warn(f"segjax train: {error}")
-        return FAILED
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        what = str(error).splitlines()[:1] or ["this machine has no more"]
-        log.warn(
-            f"segjax train: out of memory: {what[0]}\n"
-            f"A step takes {config.train.batch_size} images of crop {config.augment.crop} ((0, 0) "
-            "is the whole canvas); `segjax plan --config=...` tells what fits. Write a smaller "
-            "--config.train.batch_size, --config.augment.crop or, for the evaluation, "
-            "--config.eval.batch_size"
-        )
         return FAILED
     return 128 + stopped if stopped else 0
 

@@ -13,6 +13,8 @@ from jax import lax
 
 from segjax import compiling
 
+LAYOUT = ("NHWC", "HWIO", "NHWC")  # of image, kernel and result
+
 
 def conv_same(x: jax.Array, kernel: jax.Array, *, rate: int) -> jax.Array:
     """Convolves with `rate - 1` zeros between the taps, as one dilated convolution.
@@ -31,12 +33,7 @@ def conv_same(x: jax.Array, kernel: jax.Array, *, rate: int) -> jax.Array:
         return y.reshape(*x.shape[:-1], -1)
     pad = [(rate * (k - 1) // 2,) * 2 for k in kernel.shape[:2]]
     return lax.conv_general_dilated(
-        x,
-        kernel,
-        (1, 1),
-        pad,
-        rhs_dilation=(rate, rate),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        x, kernel, (1, 1), pad, rhs_dilation=(rate, rate), dimension_numbers=LAYOUT
     )
 
 
@@ -55,9 +52,7 @@ def conv_by_batch(x: jax.Array, kernel: jax.Array, *, rate: int) -> jax.Array:
     rows, columns = x.shape[1] // rate, x.shape[2] // rate
     x = x.reshape(batch, rows, rate, columns, rate, channels).transpose(2, 4, 0, 1, 3, 5)
     x = x.reshape(rate * rate * batch, rows, columns, channels)
-    y = lax.conv_general_dilated(
-        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    y = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=LAYOUT)
     rows, columns, channels = y.shape[1:]
     y = y.reshape(rate, rate, batch, rows, columns, channels).transpose(2, 3, 0, 4, 1, 5)
     y = y.reshape(batch, rows * rate, columns * rate, channels)
@@ -174,27 +169,15 @@ class AtrousConv(nn.Module):
     The parameters are those of `nn.Conv` of the same kernel, whatever the rate and the form:
     `kernel` [kh, kw, C, features] and `bias` [features], float32.
 
-    Maps float [B, H, W, C] to [B, H, W, features] in `dtype`. A kernel of even size needs an even
-    rate, else ValueError.
+    Maps float [B, H, W, C] to [B, H, W, features] in `dtype`; an even kernel needs an even rate.
 
     `form` chooses between equal ways to compute it: one dilated convolution ("native"), a dense one
     over `rate**2` subsampled images ("batch"), a matrix product per tap ("taps"). They sum the same
     products, in another order at most: on whole numbers not a bit differs.
 
     "fastest", the default, is "taps" on a CPU where a small share of the products meets pixels
-    instead of padding, and "native" else. How small depends on the processor and on the libraries
-    of this JAX. Milliseconds on two CPU cores (AMD EPYC, no matrix units) with the options of
-    `segjax.compiling`, JAX 0.10, one image of 65x65, forward and with both gradients:
-
-    | 3x3 | share | float32: native | taps | bfloat16: native | taps |
-    |---|---|---|---|---|---|
-    | 512 to 512, rate 4 | 0.92 | 46, 158 | 72, 189 | 81, 170 | 73, 160 |
-    | 2048 to 256, rate 12 | 0.77 | 101, 400 | 167, 370 | 229, 684 | 132, 554 |
-    | 2048 to 256, rate 36 | 0.40 | 90, 563 | 100, 200 | 206, 417 | 74, 176 |
-
-    JAX 0.12 computes the native form with oneDNN: 288, 372 (float32) and 226, 169 (bfloat16) with
-    gradients at rates 12 and 36, as fast as by taps or faster. The batch form is for devices whose
-    compiler fills a dilated kernel with zeros.
+    instead of padding, and "native" else: docs/performance_cpu.md has the times. "batch" is for
+    devices whose compiler fills a dilated kernel with zeros.
 
     >>> layer = AtrousConv(features=8, kernel_size=(3, 3), rate=6)
     >>> y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((1, 33, 33, 4)))

@@ -69,9 +69,8 @@ def classifier(num_classes: int, dtype: str) -> nn.Module:
 class DeepLabV3(nn.Module):
     """DeepLab v3 with parallel atrous convolution, the paper's final model (section 4.2).
 
-    58,040,661 parameters for 21 classes; depth 50: 39,048,533. The variables do not depend on the
-    output stride: train at 16, evaluate at 8. torchvision's weights need stride_in="3x3" (see
-    above), although they load without an error into both forms.
+    58,040,661 parameters for 21 classes; depth 50: 39,048,533. The same variables serve any output
+    stride: train at 16, evaluate at 8. torchvision's weights need stride_in="3x3", see above.
 
     Maps float [B, H, W, 3] to {"logits": float32 [B, h, w, num_classes]}: 513 becomes 33 at output
     stride 16 and 65 at 8. The paper upsamples them to the labels' size for the loss.

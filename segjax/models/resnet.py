@@ -49,10 +49,7 @@ def plan(
     if output_stride not in strides:
         raise ValueError(f"output_stride={output_stride}: use one of {strides}")
     if max(stage_sizes[3:], default=0) > len(multi_grid):
-        raise ValueError(
-            f"multi_grid={multi_grid} has {len(multi_grid)} rates; the blocks of stage 4 need "
-            f"{max(stage_sizes[3:])}"
-        )
+        raise ValueError(f"multi_grid={multi_grid}: stage 4 needs {max(stage_sizes[3:])} rates")
     if first_rate not in ("full", "previous"):
         raise ValueError(f"first_rate={first_rate!r}: use 'full' or 'previous' (torchvision)")
     stages, rate = [], 1
@@ -82,8 +79,7 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
-        # (kernel, stride, channels) of each convolution
-        layers = {
+        layers = {  # (kernel, stride, channels) of each convolution
             "plain": [(7, 2, self.width)],
             "deep": [(3, 2, self.width), (3, 1, self.width), (3, 1, 2 * self.width)],
         }
@@ -112,7 +108,6 @@ class Bottleneck(nn.Module):
             raise ValueError(f"stride_in={self.stride_in!r}: use '3x3' (torch) or '1x1' (Caffe)")
         bn = functools.partial(batch_norm, self.norm, train, self.dtype)
         first, second = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
-
         y = conv(self.features, 1, self.dtype, "conv1")(x[:, ::first, ::first])
         y = nn.relu(bn("bn1")(y))
         y = conv(self.features, 3, self.dtype, "conv2", stride=second, rate=self.rate)(y)

@@ -6,7 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+import types
 
+import jax
 import pytest
 
 import segjax
@@ -31,6 +33,9 @@ ENVIRONMENT = os.environ | {
 }
 
 
+FULL = "RESOURCE_EXHAUSTED"
+
+
 def test_help_names_every_command(capsys):
     assert cli.main(["--help"]) == 0
     printed = capsys.readouterr().out
@@ -38,6 +43,28 @@ def test_help_names_every_command(capsys):
         assert re.search(rf"^  {name} ", printed, re.M)
     assert cli.main([]) == 2
     assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize("error", [MemoryError(), jax.errors.JaxRuntimeError(f"{FULL}: 9 GB")])
+@pytest.mark.parametrize("name", ["train", "eval", "predict"])
+def test_want_of_memory_is_one_message(name, error, monkeypatch, capsys):
+    def main(_):
+        raise error
+
+    monkeypatch.setitem(sys.modules, f"segjax.cli.{name}", types.SimpleNamespace(main=main))
+    assert cli.main([name]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"segjax {name}: out of memory: {str(error) or 'this machine'}")
+    assert ("batch_size" in said) == (name != "predict")
+
+
+def test_other_faults_of_a_device_are_not_hidden(monkeypatch):
+    def main(_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: lost")
+
+    monkeypatch.setitem(sys.modules, "segjax.cli.eval", types.SimpleNamespace(main=main))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="lost"):
+        cli.main(["eval"])
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in cli.COMMANDS)])

@@ -63,7 +63,7 @@ def test_plan_of_torchvision():
     [
         ({"output_stride": 12}, r"output_stride=12: use one of \[4, 8, 16, 32\]"),
         ({"output_stride": 64}, "output_stride=64"),
-        ({"output_stride": 16, "multi_grid": (1, 2)}, r"multi_grid=\(1, 2\) has 2 rates"),
+        ({"output_stride": 16, "multi_grid": (1, 2)}, "stage 4 needs 3 rates"),
         ({"output_stride": 16, "first_rate": "half"}, "first_rate='half': use 'full'"),
     ],
 )
