@@ -76,10 +76,10 @@ class Loss:
 
 @dataclasses.dataclass
 class CRF:
-    """The fully connected CRF behind the network, and how it is trained with it (CRF-RNN).
+    """The fully connected CRF after the network, and how it is trained with it (CRF-RNN).
 
     The letters are those of the papers: `w1 exp(-|p|^2 / 2 alpha^2 - |I|^2 / 2 beta^2)` and
-    `w2 exp(-|p|^2 / 2 gamma^2)`. They are the start of training; eval.py --crf and
+    `w2 exp(-|p|^2 / 2 gamma^2)`. They are the start of training; `segjax eval --crf` and
     `segjax predict --crf` of a run that learnt no CRF choose others.
     """
 
@@ -129,7 +129,7 @@ class Train:
     log_every: int = 10  # steps
     eval_every: int = 0  # steps; 0: only at the end
     checkpoint_every: int = 500  # steps
-    keep: int = 3  # newest checkpoints kept, beside the best
+    keep: int = 3  # newest checkpoints kept, besides the best
     images: int = 8  # images on the picture sheet
     recompute_batch_stats: int = 0  # batches for the BatchNorm statistics at the end; -1: one epoch
 

@@ -179,7 +179,7 @@ def _rows(path: pathlib.Path) -> list[dict[str, str]]:
 
 
 def progress() -> rich.progress.Progress:
-    """Returns the progress bar of a run; `fields[text]` is shown behind it."""
+    """Returns the progress bar of a run; `fields[text]` is shown after it."""
     whole = rich.table.Column(no_wrap=True, overflow="ignore")
     return rich.progress.Progress(
         rich.progress.TextColumn("{task.description}", markup=False, table_column=whole),

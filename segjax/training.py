@@ -264,7 +264,7 @@ def initial_state(
 def _start_from(
     path: str, config: Config, variables: dict[str, Any]
 ) -> tuple[dict[str, Any], pretrained.Report]:
-    """Loads what fits of a run or of a file of weights: a head of other classes stays new."""
+    """Loads what fits of a run or of a file of weights; the rest keeps its initial values."""
     folder = pathlib.Path(path).expanduser()
     if workdir_lib.holds_checkpoints(folder):
         return pretrained.merge(variables, workdir_lib.read(folder)[2])

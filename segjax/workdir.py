@@ -184,7 +184,7 @@ def only_one(workdir: pathlib.Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"{workdir} is in use: another train.py writes there; wait for it, or choose "
+                f"{workdir} is in use: another segjax train writes there; wait for it, or choose "
                 "another --workdir"
             ) from None
         except OSError:

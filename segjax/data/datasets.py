@@ -201,7 +201,7 @@ class Prepared(Checked):
             builder = tfds.builder_from_directory(self.folders[split])
             skip = tfds.decode.SkipDecoding()
             records = builder.as_data_source(split, decoders={"image": skip, "label": skip})
-        except Exception as error:  # tfds and ArrayRecord raise whatever damage leads them to
+        except Exception as error:  # damage makes tfds and ArrayRecord raise errors of many types
             raise DataError(_damaged(self.folders[split], error)) from error
         return _Records(records, self.folders[split])
 

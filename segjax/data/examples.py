@@ -105,7 +105,7 @@ class Summary:
         return tuple(np.sqrt(squares - np.array(self.mean) ** 2).tolist())
 
     def ids(self) -> list[int]:
-        """Returns the train ids that occur, 255 not among them."""
+        """Returns the train ids that occur, without 255."""
         return [i for i, n in enumerate(self.pixels[:IGNORE_LABEL]) if n]
 
     def finish(self, masks: str) -> None:

@@ -11,7 +11,7 @@ from segjax.data.images import DataError
 # Endings of the pictures that a walk finds; a picture given by its own name may have any.
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
 
-# What systems and programs leave in folders, beside names that begin with a dot.
+# What systems and programs leave in folders, besides names that begin with a dot.
 SYSTEM = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"),
     *("system volume information", "lost+found", "__pycache__"),
@@ -127,7 +127,7 @@ def is_hidden(name: str) -> bool:
 
 
 def key(path: pathlib.Path, folder: pathlib.Path, suffix: str = "") -> str:
-    """Returns by what an image and its mask are paired: the path below a folder, without endings.
+    """Returns the key that pairs an image with its mask: the path below a folder, without endings.
 
     Letters with accents are composed, since systems write them in two ways.
 

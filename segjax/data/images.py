@@ -48,7 +48,7 @@ class DataError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """An image file as a network is fed with it."""
+    """A decoded image file, ready for a network."""
 
     rgb: np.ndarray  # uint8 [H, W, 3], upright
     orientation: int  # of EXIF or TIFF, 1..8, which `rgb` was turned by; 1: as stored
@@ -171,7 +171,7 @@ def write_png(array: np.ndarray) -> bytes:
 def _load(data: bytes) -> tuple[Image.Image, int]:
     """Returns a decoded image, upright, and the orientation that said how to turn it."""
     image = _open(data)
-    # From here Pillow's decoders raise whatever a damaged file leads them to.
+    # A damaged file can make Pillow's decoders raise any error from here on.
     try:
         if image.format == "PNG":
             _check_chunks(data)
@@ -196,7 +196,7 @@ def _open(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(_with_colour_palette(data)), formats=FORMATS)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DataError(_too_large()) from None
-    except Exception as error:  # whatever a damaged header leads Pillow to
+    except Exception as error:  # a damaged header can make Pillow raise any error
         raise DataError(_what_else(data)) from error
     limit = Image.MAX_IMAGE_PIXELS
     # Below twice the limit Pillow only warns, and warnings cannot be caught on threads.
@@ -221,9 +221,9 @@ def _open(data: bytes) -> Image.Image:
 def _pages(image: Image.Image) -> int:
     """Returns the number of frames or pages; smaller copies of one page are not counted."""
     count = getattr(image, "n_frames", 1)
-    if count == 1 or image.format == "MPO":  # a phone's JPEG, with previews behind the photo
+    if count == 1 or image.format == "MPO":  # a phone's JPEG, with previews after the photo
         return 1
-    if image.format == "TIFF":  # maps have overviews of themselves behind the first page
+    if image.format == "TIFF":  # maps have overviews of themselves after the first page
         for page in range(1, count):
             image.seek(page)
             count -= image.tag_v2.get(SUBFILE, 0) & 1

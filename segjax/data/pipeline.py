@@ -147,11 +147,11 @@ class Batches(Iterator[Batch]):
         return item
 
     def get_state(self) -> dict[str, int]:
-        """Returns the position behind the last batch handed out, fit for JSON."""
+        """Returns the position after the last batch handed out, as JSON values."""
         return {"images": self._taken}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Goes to a position: what comes next is what came next there."""
+        """Goes to a position: the next batch is the one that followed it there."""
         self.close()
         self._taken = int(state["images"])
 
@@ -199,7 +199,7 @@ class Batches(Iterator[Batch]):
 
 
 def _leave_signals(worker: int, workers: int) -> None:
-    """Makes a worker deaf to Ctrl-C, which goes to it too: the process that trains decides."""
+    """Makes a worker ignore Ctrl-C, which reaches it too: the process that trains decides."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
@@ -210,7 +210,7 @@ def _prefetch(
     ready: queue.Queue,
     stop: threading.Event,
 ) -> None:
-    """Puts batches on the devices and into the queue, at last what ended it, until told to stop."""
+    """Puts batches on the devices and into the queue, and in the end what ended them."""
     sharding = jax.sharding.NamedSharding(
         jax.sharding.Mesh(np.array(devices), ("batch",)), jax.sharding.PartitionSpec("batch")
     )
@@ -265,7 +265,7 @@ class _Some:
 
 @dataclasses.dataclass(frozen=True)
 class _Mine:
-    """Of every global batch of an order the part of this process."""
+    """The part of each global batch that this process reads."""
 
     order: grain.MapDataset
     batch_size: int  # images of all processes
@@ -283,7 +283,7 @@ class _Mine:
 
 @dataclasses.dataclass(frozen=True)
 class _FilledUp:
-    """A source, and behind it nothing up to a multiple of the batch."""
+    """A source, padded with None to a multiple of the batch size."""
 
     source: Sequence
     batch_size: int

@@ -1,4 +1,4 @@
-"""The one evaluation step: of training, of eval.py and of every protocol."""
+"""The one evaluation step: of training, of `segjax eval` and of every protocol."""
 
 import functools
 from typing import Any, NamedTuple

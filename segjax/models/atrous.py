@@ -63,7 +63,7 @@ def conv_by_taps(x: jax.Array, kernel: jax.Array, *, rate: int) -> jax.Array:
     """Computes `conv_same` as the sum of a matrix product per tap of the kernel.
 
     A tap meets only the pixels that are less than its offset from the border: where the rate is
-    large beside the map, most of what the other forms multiply is padding.
+    large compared with the map, most of what the other forms multiply is padding.
 
     The sums are float32. Below float32, so are those of the gradients, which are products of
     numbers of the type of `x`; such a convolution has no forward-mode derivative.

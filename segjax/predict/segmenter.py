@@ -182,7 +182,7 @@ class Segmenter:
     ) -> np.ndarray:
         """Segments a picture of any size in overlapping tiles and writes the label map to a file.
 
-        Memory does not grow with the height: beside the picture (of an .npy file only pages that
+        Memory does not grow with the height: besides the picture (of an .npy file only pages that
         the system can take back) it is what the network takes for one tile, and overlap * width *
         classes * 4 bytes, 88 MB at 8192 pixels and 21 classes. A process that did it to 8192x8192
         pixels (SegNet-Basic of width 32, 21 classes, two CPU cores) peaked at 907 MB, 201 of them

@@ -206,7 +206,7 @@ def _source(
 
 
 def _notes(source: Source, model: nn.Module, report: Report) -> Iterator[str]:
-    """Yields what shapes do not tell."""
+    """Yields warnings about what shapes cannot tell."""
     if source.note:
         yield source.note
     if caution := source.caution(model):

@@ -58,11 +58,11 @@ def read(workdir: pathlib.Path, name: str | None = None) -> dict[str, Any]:
       ValueError: the folder is no run, has no such evaluation, or one of its files is damaged.
     """
     if not (workdir / "config.json").is_file():
-        raise ValueError(f"{workdir} holds no config.json; give the folder of a run of train.py")
+        raise ValueError(f"{workdir} holds no config.json; give the folder of a run")
     files = sorted((workdir / "eval").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     named = [path for path in files if name in (None, path.stem)]
     if name is not None and not named:
-        known = ", ".join(path.stem for path in files) or "none: run eval.py first"
+        known = ", ".join(path.stem for path in files) or "none: run segjax eval first"
         raise ValueError(f"{workdir}/eval has no evaluation {name!r}; there are {known}")
     chosen = named[-1].stem if named else None
     evaluations = {path.stem: read_evaluation(path) for path in files}
