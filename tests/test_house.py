@@ -87,6 +87,13 @@ RULES: dict[str, set[str]] = {
     "docs/conf.py": allow("docutils latex2mathml segjax sphinx"),
     "docs/figures.py": allow("matplotlib skimage"),
     "docs/make_picture.py": allow("figures matplotlib segjax"),
+    "experiments": allow("jax numpy flax experiments", "models"),
+    "experiments/trial.py": allow(
+        "cv2 matplotlib",
+        "config data.builders.camvid data.images files log state training",
+    ),
+    "experiments/decoders.py": allow(inside="ops"),
+    "experiments/large_rates.py": allow(inside="workdir.read"),
     "benchmarks": allow(
         "jax numpy flax cv2 importlib models pydensecrf rich segjax skimage "
         "sklearn torch torchvision",
@@ -324,6 +331,11 @@ PLANTED = {
     "pmap by getattr": ("eval.py", "x = getattr(jax, 'pmap')", "mapped over devices in"),
     "pmap in a benchmark": ("benchmarks/crf.py", "jax.pmap(len)", "mapped over devices in"),
     "shard_map": ("segjax/steps.py", "y = jax.shard_map", "mapped over devices in"),
+    "experiments in segjax": (
+        "segjax/training.py",
+        "from experiments import trial",
+        "imports experiments.trial",
+    ),
     "no rule": ("segjax/new.py", "", "segjax/new.py has no rule"),
     "no rule in the root": ("new.py", "", "new.py has no rule"),
     "a drawer": ("segjax/ops/utils.py", "", "segjax/ops/utils.py is a drawer"),

@@ -1,0 +1,79 @@
+"""Each trial can be built, and a tiny one runs from its data to its figure."""
+
+import dataclasses
+import importlib
+import json
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from experiments import trial
+from segjax import config as config_lib
+from segjax import training
+from segjax.models import SegNetBasic
+
+CLAIMS = ("class_balance", "large_rates", "poly_schedule", "stored_indices")
+TINY = trial.Scale("tiny", 10, (32, 32), 4, 14, 8, 8, 4, 2)
+
+
+@pytest.fixture(scope="module")
+def camvid(tmp_path_factory):
+    """A folder like CamVid's with images of 360x480, four to train on and two to validate on."""
+    folder = tmp_path_factory.mktemp("camvid")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for kind in ("", "annot"):
+            (folder / f"{split}{kind}").mkdir()
+        for i in range(count):
+            label = np.kron(rng.integers(0, 12, (6, 8)), np.ones((60, 60))).astype(np.uint8)
+            cv2.imwrite(str(folder / split / f"{i}.png"), np.stack([20 * label] * 3, -1))
+            cv2.imwrite(str(folder / f"{split}annot" / f"{i}.png"), label)
+    return folder
+
+
+@pytest.mark.parametrize("scale", trial.SCALES)
+@pytest.mark.parametrize("name", CLAIMS)
+def test_trials_can_be_built(name, scale):
+    claim = importlib.import_module(f"experiments.{name}").CLAIM
+    trials = claim.trials(trial.SCALES[scale])
+    assert claim.name == name
+    assert len({t.name for t in trials}) == len(trials) > 1
+    for t in trials:
+        config_lib.check(t.config)
+        image = jax.ShapeDtypeStruct((1, *t.config.augment.crop, 3), np.float32)
+        key = jax.random.key(0)
+        logits = jax.eval_shape(t.config.model.init_with_output, key, image)[0]["logits"]
+        assert logits.shape[-1] == trial.NUM_CLASSES
+
+
+def test_a_tiny_claim_runs_and_goes_on(camvid, tmp_path, monkeypatch):
+    def trials(scale):
+        config = trial.segnet_config(scale, SegNetBasic(trial.NUM_CLASSES, width=scale.width))
+        config.eval.trimap_widths = (1, 2)
+        config.train.eval_every = 1
+        config.train.recompute_batch_stats = 1
+        config.data.cache = str(tmp_path / "cache")
+        return [trial.Trial("one", config)]
+
+    claim = trial.Claim("tiny", "nothing", trials, facts=lambda: {"a": 1})
+    result = trial.run(claim, TINY, str(camvid), tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "tiny_tiny.json").read_text())
+    assert written["facts"] == {"a": 1} and written["scale"]["steps"] == 2
+    row = written["rows"]["one"]
+    assert row["seed"] == [0] and 0 <= row["mean_iou"][0] <= 1
+    assert set(row["curve"]) == {"1", "2"} and len(row["iou"]) == trial.NUM_CLASSES
+    assert str(tmp_path) not in json.dumps(written)
+    assert cv2.imread(str(tmp_path / "out" / "tiny_tiny.png")).size
+    monkeypatch.setattr(training, "train", None)  # what is finished is not trained again
+    assert trial.run(claim, TINY, str(camvid), tmp_path / "out")["rows"] == result["rows"]
+
+
+def test_images_are_averaged_and_labels_picked(camvid, tmp_path):
+    scale = dataclasses.replace(TINY, shrink=2)
+    folder = trial.shrunken(camvid, tmp_path, scale)
+    image, label = (cv2.imread(str(folder / f"val{k}" / "0.png"), -1) for k in ("", "annot"))
+    assert image.shape == (180, 240, 3) and label.shape == (180, 240)
+    np.testing.assert_array_equal(image[..., 0], 20 * label)
+    assert trial.shrunken(camvid, tmp_path, dataclasses.replace(TINY, shrink=1)) == camvid
