@@ -132,6 +132,19 @@ def facts() -> dict[str, Any]:
     return {"valid_taps_65x65": {str(rate): valid_taps(65, rate) for rate in rates}}
 
 
+def panel(axes: Any, result: dict[str, Any]) -> None:
+    """Draws the shares of the positions by the number of valid taps, over the rate."""
+    by_rate = result["facts"]["valid_taps_65x65"]
+    groups = {"1": (1,), "2 to 4": (2, 3, 4), "6": (6,), "9": (9,)}
+    shares = [
+        [100 * sum(found.get(n, 0) for n in group) for found in by_rate.values()]
+        for group in groups.values()
+    ]
+    axes.stackplot([int(rate) for rate in by_rate], shares, labels=groups)
+    axes.set(xlabel="rate on a 65x65 map", ylabel="positions, per cent")
+    axes.legend(title="valid taps", fontsize="small", loc="center left")
+
+
 CLAIM = trial.Claim(
     "large_rates",
     "DeepLab v3, section 3.3 and Fig. 4: on a 65x65 map, as the rate grows, fewer of the 3x3 "
@@ -140,6 +153,7 @@ CLAIM = trial.Claim(
     trials,
     scores=scores,
     facts=facts,
+    panel=panel,
 )
 
 if __name__ == "__main__":

@@ -23,8 +23,12 @@ import numpy as np
 
 from segjax import files, log, state, training
 from segjax.config import Augment, Config, Data, Eval, Input, Loss, Optim, Train
+from segjax.crf_rnn import Kernels
 from segjax.data.builders.camvid import Camvid
 from segjax.data.images import read_image
+from segjax.evaluate.scoring import evaluator
+from segjax.predict.protocols import Protocol
+from segjax.workdir import open_run
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -67,6 +71,7 @@ class Trial:
 
     name: str
     config: Config
+    start: str = ""  # the trial before it, from whose weights this one goes on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Claim:
       measures: the scores that the figure shows.
       scores: what a finished run adds to the result, by row; by default one row, its trial's name.
       facts: what needs no training, by row.
+      panel: draws a panel of the claim's own, from axes and the result.
     """
 
     name: str
@@ -88,6 +94,7 @@ class Claim:
     measures: tuple[str, ...] = ("mean_iou",)
     scores: Callable[[Trial, pathlib.Path], dict[str, Scores]] | None = None
     facts: Callable[[], dict[str, Any]] = dict
+    panel: Callable[[Any, dict[str, Any]], None] | None = None
 
 
 def segnet_config(scale: Scale, model: nn.Module, **optim: Any) -> Config:
@@ -184,21 +191,30 @@ def run(
         "rows": {},
     }
     path = out / f"{claim.name}_{scale.name}.json"
-    files.write_json(path, result)
+    write = functools.partial(_write, claim, result, path)
+    write()
     if not data:
         return result
     folder = shrunken(pathlib.Path(data), out, scale)
     for seed in seeds:
         for trial in claim.trials(scale):
-            workdir = out / claim.name / f"{scale.name}-{trial.name.replace(' ', '_')}-{seed}"
+            workdir = _workdir(out, claim, scale, trial.name, seed)
             trial.config.data.dir, trial.config.train.seed = str(folder), seed
+            if trial.start:
+                start = _workdir(out, claim, scale, trial.start, seed)
+                trial.config.train.init_from = str(start)
             finish(trial, workdir)
             measure = claim.scores or own_scores
             for row, scores in measure(trial, workdir).items():
                 add(result["rows"], row, {"seed": seed, **scores})
-            files.write_json(path, result)
-            figure(result, path.with_suffix(".png"))
+            write()
     return result
+
+
+def _write(claim: Claim, result: dict[str, Any], path: pathlib.Path) -> None:
+    files.write_json(path, result)
+    if result["rows"] or claim.panel:
+        figure(result, path.with_suffix(".png"), claim.panel)
 
 
 def finish(trial: Trial, workdir: pathlib.Path) -> None:
@@ -211,12 +227,45 @@ def finish(trial: Trial, workdir: pathlib.Path) -> None:
             raise SystemExit(128 + stopped)
 
 
+def _workdir(out: pathlib.Path, claim: Claim, scale: Scale, name: str, seed: int) -> pathlib.Path:
+    return out / claim.name / f"{scale.name}-{name.replace(' ', '_')}-{seed}"
+
+
 def own_scores(trial: Trial, workdir: pathlib.Path) -> dict[str, Scores]:
     """Returns the scores that training wrote at its end, and the curve up to there."""
     scores = plain(json.loads(_evaluation(trial, workdir).read_text()))
     if trial.config.train.eval_every:
         scores["curve"] = dict(curve(workdir))
     return {trial.name: scores}
+
+
+def scored(
+    trial: Trial,
+    workdir: pathlib.Path,
+    name: str,
+    *,
+    protocol: Protocol | None = None,
+    kernels: Kernels = (),
+) -> Scores:
+    """Returns the scores of a finished run by another protocol, or after a CRF.
+
+    Args:
+      trial: of the run.
+      workdir: its folder, where the scores are kept.
+      name: of the file that keeps them.
+      protocol: how images become scores.
+      kernels: of the CRF, () for none.
+    """
+    path = workdir / "scored" / f"{name}.json"
+    if not path.exists():
+        config = trial.config
+        prepared = training.prepare(config, [config.data.val_split])
+        variables = open_run(workdir, "latest").variables
+        evaluate = evaluator(config, prepared, protocol=protocol, kernels=kernels)
+        result = evaluate(variables, config.data.val_split)
+        jax.clear_caches()
+        files.write_json(path, (result.refined or result).to_dict(prepared.dataset.classes))
+    return plain(json.loads(path.read_text()))
 
 
 def plain(evaluation: dict[str, Any]) -> Scores:
@@ -314,10 +363,14 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def figure(result: dict[str, Any], path: pathlib.Path) -> None:
+def figure(
+    result: dict[str, Any],
+    path: pathlib.Path,
+    panel: Callable[[Any, dict[str, Any]], None] | None = None,
+) -> None:
     """Draws a panel for each measure: mean and standard deviation over the seeds, and each seed.
 
-    Rows with trimaps or with scores by step add a panel of lines each.
+    Rows with trimaps or with scores by step add a panel of lines each; `panel` draws the last one.
     """
     rows = result["rows"]
     lines = {}
@@ -327,7 +380,7 @@ def figure(result: dict[str, Any], path: pathlib.Path) -> None:
     if any("curve" in row for row in rows.values()):
         lines["mean IoU", "step"] = {name: row["curve"] for name, row in rows.items()}
     measures = [m for m in result["measures"] if any(m in row for row in rows.values())]
-    count = len(measures) + len(lines)
+    count = len(measures) + len(lines) + bool(panel)
     figure, panels = plt.subplots(
         1, count, figsize=(3.2 * count + 1.5, 1.2 + 0.4 * max(len(rows), 4)), squeeze=False
     )
@@ -349,6 +402,8 @@ def figure(result: dict[str, Any], path: pathlib.Path) -> None:
         axes.set(xlabel=xlabel, ylabel=f"{ylabel}, per cent")
         axes.legend(fontsize="small")
         axes.grid(alpha=0.3)
+    if panel:
+        panel(panels[0][-1], result)
     figure.tight_layout()
     with files.whole_file(path) as file:
         figure.savefig(file, dpi=75, format="png")

@@ -90,10 +90,14 @@ RULES: dict[str, set[str]] = {
     "experiments": allow("jax numpy flax experiments", "models"),
     "experiments/trial.py": allow(
         "cv2 matplotlib",
-        "config data.builders.camvid data.images files log state training",
+        "config crf_rnn data.builders.camvid data.images evaluate files log "
+        "predict.protocols state training workdir",
     ),
+    "experiments/crf_sharpens.py": allow(inside="config crf evaluate workdir"),
     "experiments/decoders.py": allow(inside="ops"),
     "experiments/large_rates.py": allow(inside="workdir.read"),
+    "experiments/output_stride.py": allow(inside="predict.protocols"),
+    "experiments/pyramid_bins.py": allow(inside="ops"),
     "benchmarks": allow(
         "jax numpy flax cv2 importlib models pydensecrf rich segjax skimage "
         "sklearn torch torchvision",

@@ -9,12 +9,15 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import trial
+from experiments import output_stride, trial
 from segjax import config as config_lib
 from segjax import training
 from segjax.models import SegNetBasic
 
-CLAIMS = ("class_balance", "large_rates", "poly_schedule", "stored_indices")
+CLAIMS = (
+    *("auxiliary_loss", "batch_norm", "class_balance", "crf_sharpens", "large_rates"),
+    *("loss_resolution", "output_stride", "poly_schedule", "pyramid_bins", "stored_indices"),
+)
 TINY = trial.Scale("tiny", 10, (32, 32), 4, 14, 8, 8, 4, 2)
 
 
@@ -44,8 +47,10 @@ def test_trials_can_be_built(name, scale):
         config_lib.check(t.config)
         image = jax.ShapeDtypeStruct((1, *t.config.augment.crop, 3), np.float32)
         key = jax.random.key(0)
-        logits = jax.eval_shape(t.config.model.init_with_output, key, image)[0]["logits"]
-        assert logits.shape[-1] == trial.NUM_CLASSES
+        outputs = jax.eval_shape(t.config.model.init_with_output, key, image)[0]
+        assert outputs["logits"].shape[-1] == trial.NUM_CLASSES
+        assert set(t.config.loss.heads) <= set(outputs)
+        assert t.start in ("", trials[0].name, "batch 16")
 
 
 def test_a_tiny_claim_runs_and_goes_on(camvid, tmp_path, monkeypatch):
@@ -68,6 +73,21 @@ def test_a_tiny_claim_runs_and_goes_on(camvid, tmp_path, monkeypatch):
     assert cv2.imread(str(tmp_path / "out" / "tiny_tiny.png")).size
     monkeypatch.setattr(training, "train", None)  # what is finished is not trained again
     assert trial.run(claim, TINY, str(camvid), tmp_path / "out")["rows"] == result["rows"]
+
+
+def test_second_phases_and_other_strides_run(camvid, tmp_path):
+    def trials(scale):
+        found = output_stride.trials(scale)[:1]
+        again = output_stride.trials(scale)[0].config
+        found.append(trial.Trial("again", again, start=found[0].name))
+        for t in found:
+            t.config.data.cache = str(tmp_path / "cache")
+            t.config.train.recompute_batch_stats = 1
+        return found
+
+    claim = dataclasses.replace(output_stride.CLAIM, trials=trials)
+    rows = trial.run(claim, TINY, str(camvid), tmp_path / "out")["rows"]
+    assert list(rows) == ["parallel, at 16", "parallel, at 8", "again, at 16", "again, at 8"]
 
 
 def test_images_are_averaged_and_labels_picked(camvid, tmp_path):
