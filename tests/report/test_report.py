@@ -1,15 +1,12 @@
 """The report, as text and in a browser."""
 
-import contextlib
 import copy
 import dataclasses
 import functools
-import http.server
 import json
 import random
 import re
 import shutil
-import threading
 import types
 
 import cv2
@@ -23,8 +20,8 @@ from segjax.evaluate import scoring
 from segjax.evaluate.step import Outcome, Scored
 from segjax.models import SegNetBasic
 from segjax.report import charts, evaluation_files, pictures, reading
+from tests import browser as browsers
 
-CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 CLASSES = ("sky", "road", "<b>pole</b>", "car", "never")
 PALETTE = ((90, 140, 200), (128, 64, 128), (220, 220, 0), (0, 0, 142), (1, 2, 3))
 IMAGES = 10
@@ -409,53 +406,16 @@ def test_ticks_are_round(low, high, expected):
 # In a browser.
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    asked: list  # every path that was requested
-
-    def do_GET(self):
-        self.asked.append(self.path)
-        super().do_GET()
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
 def browser(run, page, tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser")
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("needs Chromium: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (
-        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
-        *("disable-background-networking", "disable-component-update", "disable-sync"),
-        *("disable-dev-shm-usage", f"user-data-dir={tmp_path_factory.mktemp('chromium')}"),
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    asked = []
-    handler = functools.partial(type("Handler", (Quiet,), {"asked": asked}), directory=str(run))
-    with contextlib.ExitStack() as stack:
-        server = stack.enter_context(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        stack.callback(thread.join)
-        stack.callback(server.shutdown)
-        service = webdriver.ChromeService(DRIVER)
-        driver = webdriver.Chrome(options=options, service=service)
-        stack.callback(driver.quit)
-        driver.asked = asked
-        driver.address = f"http://127.0.0.1:{server.server_port}/report.html"
+    with browsers.start(run, tmp_path_factory.mktemp("chromium")) as driver:
+        driver.address += "report.html"
         yield driver
 
 
 @pytest.fixture
 def opened(browser):
-    browser.set_window_size(1280, 900)
-    browser.get("about:blank")
-    for kind in ("browser", "performance"):  # what the browser itself did before
-        browser.get_log(kind)
+    browsers.forget(browser)
     browser.get(browser.address)
     return browser
 
@@ -470,13 +430,8 @@ def texts(driver, selector):
 
 def test_browser_asks_for_the_page_alone_and_reports_no_error(opened):
     assert opened.get_log("browser") == []
-    events = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
-    urls = [
-        event["params"]["request"]["url"]
-        for event in events
-        if event["method"] == "Network.requestWillBeSent"
-    ]
-    assert {url for url in urls if not url.startswith("data:")} == {opened.address}
+    urls = {url for url in browsers.requests(opened) if not url.startswith("data:")}
+    assert urls == {opened.address}
     assert set(opened.asked) == {"/report.html"}
 
 
