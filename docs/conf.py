@@ -8,6 +8,7 @@ import sys
 import latex2mathml.converter
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
 
 import segjax
@@ -59,6 +60,8 @@ def _math(translator: HTML5Translator, node: nodes.Element) -> None:
     """Writes a formula as MathML, which browsers draw without any script."""
     display = "inline" if isinstance(node, nodes.math) else "block"
     formula = latex2mathml.converter.convert(node.astext(), display=display)
+    if "\\" in formula:  # a command that the converter does not know is left as it is
+        logging.getLogger(__name__).warning("unknown in a formula: %s", formula, location=node)
     tag = "span" if display == "inline" else "div"
     translator.body.append(f'<{tag} class="formula">{formula}</{tag}>')
     raise nodes.SkipNode
