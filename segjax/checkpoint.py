@@ -67,7 +67,7 @@ class Checkpoints:
           ValueError: `read_only` and there is no checkpoint.
         """
         root = pathlib.Path(workdir).expanduser().absolute() / "checkpoints"
-        if read_only and not any(p.name.isdigit() and p.is_dir() for p in root.glob("*")):
+        if read_only and not saved(root.parent):
             found = "has none" if root.exists() else "is missing"
             raise ValueError(
                 f"{workdir} holds no checkpoint ({root} {found}); give the --workdir of a run that "
@@ -327,10 +327,8 @@ class Checkpoints:
             with _named(ValueError, f"{self._root} cannot be written: "):
                 yield
         except ValueError as error:
-            whole = [int(p.name) for p in self._root.glob("*") if p.name.isdigit()]
-            raise ValueError(
-                f"{error}; the last good checkpoint is {max(whole, default='none')}"
-            ) from error
+            newest = max(saved(self._root.parent), default="none")
+            raise ValueError(f"{error}; the last good checkpoint is {newest}") from error
 
     def _check_room(self, size: int) -> None:
         """Raises OSError where a disk is too full for some bytes: Orbax would print pages."""
@@ -342,6 +340,12 @@ class Checkpoints:
             )
         if disk.f_files and disk.f_favail < FILES:
             raise OSError(f"a checkpoint is {FILES} files, of which {disk.f_favail} are free")
+
+
+def saved(workdir: pathlib.Path) -> list[int]:
+    """Returns the steps whose checkpoints are complete in the folder of a run."""
+    folders = (workdir / "checkpoints").glob("*")
+    return [int(path.name) for path in folders if path.name.isdigit() and path.is_dir()]
 
 
 @contextlib.contextmanager

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from segjax import hosts
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SHOW_CURSOR = "\x1b[?25h"  # which a progress bar has hidden
 
@@ -19,15 +21,26 @@ class StoppedError(Exception):
 
 
 class Stop:
-    """Whether to stop: the number of the signal that came, None before."""
+    """Whether to stop: the number of the signal that came, None before.
+
+    Several processes stop for the signal of one of them: each calls `reached` and `check` at the
+    same places of the run, and all of them are told to stop at the same one.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self.waits = False  # whether a signal lets what runs come to its end
+        self.link = hosts.link()
+
+    def reached(self) -> int | None:
+        """Returns the number of the signal for which the run stops here, None to go on."""
+        if self.link is not None:
+            self.signal = self.link.tick()
+        return self.signal
 
     def check(self) -> None:
-        """Raises StoppedError after a signal."""
-        if self.signal is not None:
+        """Raises StoppedError where the run stops."""
+        if self.reached() is not None:
             raise StoppedError
 
     def begin(self) -> None:
@@ -42,14 +55,16 @@ def stop_signals() -> Iterator[Stop]:
 
     The signals are said at once by a thread, also while Python waits for a compiler or a program.
     Until `Stop.begin` a signal interrupts what runs, as it does without this. A signal that is
-    ignored stays so: under nohup a run goes on after its terminal hung up. Processes of several
-    hosts would have to agree on a step, and only the main thread may handle signals: elsewhere they
-    keep their effect.
+    ignored stays so: under nohup a run goes on after its terminal hung up. Processes that have not
+    joined by `hosts.joined` cannot agree on a step, and only the main thread may handle signals:
+    there they keep their effect.
     """
     stop = Stop()
-    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+    alone = jax.process_count() > 1 and stop.link is None
+    if alone or threading.current_thread() is not threading.main_thread():
         yield stop
         return
+    heard: list[int] = []
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
 
@@ -58,19 +73,26 @@ def stop_signals() -> Iterator[Stop]:
             if number[0] not in SIGNALS:
                 continue
             name = signal.Signals(number[0]).name
-            if stop.signal is not None:
-                _say(f"{SHOW_CURSOR if os.isatty(2) else ''}{name} again: leaving at once")
+            if heard:
+                again = f"{SHOW_CURSOR if os.isatty(2) else ''}{name} again: leaving at once"
+                if stop.link is not None:
+                    stop.link.end(128 + number[0], f"one process got {name} again", again)
+                hosts.say(again)
                 os._exit(128 + number[0])
-            stop.signal = number[0]
+            heard.append(number[0])
             when = " after this step" if stop.waits else ""
-            _say(f"{name}: stopping{when}, once more to leave at once")
+            hosts.say(f"{name}: stopping{when}, once more to leave at once")
+            if stop.link is None:
+                stop.signal = number[0]
+            elif stop.waits:
+                stop.link.ask_to_stop(number[0])
 
     def interrupt(number: int, _: Any) -> None:
         if not stop.waits:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
-    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in heard}
+    handled = [n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in handled}
     wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     thread = threading.Thread(target=listen, daemon=True, name="signals")
     thread.start()
@@ -83,9 +105,3 @@ def stop_signals() -> Iterator[Stop]:
         theirs.close()
         thread.join()
         ours.close()
-
-
-def _say(line: str) -> None:
-    # Not by the console: it may be held by the thread that was interrupted.
-    with contextlib.suppress(OSError):  # the terminal hung up
-        os.write(2, f"\n{line}\n".encode())

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from segjax import checkpoint, log, pretrained, signals, steps
+from segjax import checkpoint, hosts, log, pretrained, signals, steps
 from segjax import config as config_lib
 from segjax import state as state_lib
 from segjax import workdir as workdir_lib
@@ -43,8 +43,12 @@ def train(config: Config, workdir: pathlib.Path) -> int:
         warn(config)
         weights = class_weights(config, prepared)
         about = metadata(config, prepared.dataset, weights)
-        stack.enter_context(workdir_lib.only_one(workdir))
+        link = hosts.link()
+        stack.enter_context(workdir_lib.only_one(workdir, session=link.session if link else ""))
+        if link is not None:
+            compare(config, prepared, workdir, link)
         checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, keep=config.train.keep))
+        stack.enter_context(hosts.together())  # a checkpoint waits for all processes
         state, tx = initial_state(config, fresh=not checkpoints.latest())
         start, state, position = workdir_lib.resume(workdir, config, checkpoints, state)
         state = steps.replicated(state)
@@ -69,7 +73,7 @@ def train(config: Config, workdir: pathlib.Path) -> int:
                     state, {"image": batch.image, "label": batch.label}, key
                 )
                 reporter.add(step, metrics, batch.ids)
-                stopping = stop.signal  # asked once: a later signal belongs to the next step
+                stopping = stop.reached()
                 save = stopping or score.is_due(step) or step % config.train.checkpoint_every == 0
                 if save or step % config.train.log_every == 0:
                     reporter.flush(batches.wait)
@@ -181,6 +185,33 @@ def prepare(config: Config, splits: Sequence[str] = ()) -> datasets.Prepared:
             f"({', '.join(names[:4])}, ...); write --config.model.num_classes={len(names)}"
         )
     return prepared
+
+
+def compare(
+    config: Config, prepared: datasets.Prepared, workdir: pathlib.Path, link: hosts.Link
+) -> None:
+    """Ends all processes, and says where they differ, unless they are about to train the same.
+
+    Versions, devices, configuration (but not where this host has its data) and prepared data must
+    be alike, and the folder of the run must be one that all hosts see.
+    """
+    environment = log.environment()
+    values = {
+        **environment["packages"],
+        "python": environment["python"],
+        "devices": [device.device_kind for device in jax.local_devices()],
+        **{
+            f"config.{part}.{field}": value
+            for part, fields in config_lib.to_dict(config).items()
+            for field, value in fields.items()
+            if (part, field) not in (("data", "dir"), ("data", "cache"))
+        },
+    }
+    for split in prepared.folders:
+        values[f"images of {split}"] = len(prepared.source(split))
+        values[f"canvas of {split}"] = prepared.canvas(split)
+    link.same(values)
+    link.same(workdir_lib.seen(workdir, link.session))
 
 
 def warn(config: Config) -> None:
@@ -331,31 +362,3 @@ def recompute_batch_stats(
             bar.advance(task)
             each()
     return state.replace(batch_stats=total)
-
-
-def join(
-    coordinator: str | None = None, processes: int | None = None, process: int | None = None
-) -> None:
-    """Joins the processes of the other hosts.
-
-    Args:
-      coordinator: host:port of the first process; it and the others are None where a cluster that
-        JAX knows tells them.
-      processes: how many there are.
-      process: the number of this one, from 0 on.
-
-    Raises:
-      ValueError: not all of them have come within 60 s.
-    """
-    try:
-        jax.distributed.initialize(coordinator, processes, process, initialization_timeout=60)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"this process could not join the others within 60 s: {error}\nStart the command on "
-            "every host; without a cluster that JAX knows, add --coordinator=HOST:PORT "
-            "--processes=N --process=0 (1, 2, ... on the others)"
-        ) from error
-    log.say(
-        f"process {jax.process_index()} of {jax.process_count()}, "
-        f"{jax.local_device_count()} of {jax.device_count()} devices"
-    )

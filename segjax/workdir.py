@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import pathlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from segjax.crf_rnn import Kernels
 from segjax.data.labels import colour_map
 from segjax.pretrained.files import WEIGHTS
 
+LOCK = ".lock"  # in the folder of a run
 TUNED = "crf.json"  # in the folder of a run: what `segjax tune-crf` found
 LETTERS = ("w1", "alpha", "beta", "w2", "gamma")  # in it; arguments of crf.deeplab_kernels
 
@@ -161,10 +163,14 @@ def own_crfs(
 
 
 @contextlib.contextmanager
-def only_one(workdir: pathlib.Path) -> Iterator[None]:
+def only_one(workdir: pathlib.Path, *, session: str = "") -> Iterator[None]:
     """Keeps other training runs out of the folder, as long as this process lives.
 
-    Of several processes the first one does; where it fails, the others end when they miss it.
+    Of several processes the first one does.
+
+    Args:
+      workdir: the folder, made when missing.
+      session: a text for the lock, by which the other processes know the folder (`seen`).
 
     Raises:
       ValueError: there is another one, or the folder cannot be written.
@@ -175,7 +181,7 @@ def only_one(workdir: pathlib.Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context((workdir / ".lock").open("w"))
+            file = stack.enter_context((workdir / LOCK).open("a"))
         except OSError as error:
             raise ValueError(
                 f"--workdir {workdir} cannot be written: {error.strerror}; choose another"
@@ -189,7 +195,24 @@ def only_one(workdir: pathlib.Path) -> Iterator[None]:
             ) from None
         except OSError:
             pass  # a file system without locks
+        file.truncate(0)
+        file.write(session)
+        file.flush()
         yield
+
+
+def seen(workdir: pathlib.Path, session: str) -> dict[str, Any]:
+    """Returns what this process sees of the folder: whose lock is in it, and its last step."""
+    text = None
+    deadline = time.monotonic() + 10  # a network's file system may show a new file late
+    while text != session and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            text = (workdir / LOCK).read_text()
+        time.sleep(0 if text == session else 0.2)
+    return {
+        f"--workdir={workdir}": "the run's" if text == session else "another folder",
+        "last step": max(checkpoint.saved(workdir), default=0),
+    }
 
 
 def resume(

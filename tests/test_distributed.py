@@ -3,13 +3,15 @@
 import csv
 import json
 import os
-import socket
 import subprocess
 import sys
+import time
 
 import chex
+import pytest
 
-from segjax import checkpoint
+from segjax import checkpoint, hosts
+from tests.test_hosts import port
 
 FLAGS = (
     "--config=configs/demo.py",
@@ -18,31 +20,35 @@ FLAGS = (
     "--config.augment.crop=(32, 48)",
     "--config.train.batch_size=4",
     "--config.train.eval_every=0",
-    "--config.train.log_every=2",
-    "--config.train.checkpoint_every=2",
-    "--config.train.recompute_batch_stats=2",
+    "--config.train.log_every=1",
+    "--config.train.checkpoint_every=100000",
+    "--config.train.recompute_batch_stats=0",
     "--config.eval.batch_size=4",
 )
 
 
-def train(workdir, cache, steps, processes):
-    """Trains on four devices, shared by some processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def start(workdir, cache, steps, processes, *flags, own=lambda process: ()):
+    """Starts a training on four devices, shared by some processes."""
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes} "
         "--xla_backend_optimization_level=0",
         "JAX_PLATFORMS": "cpu",
     }
-    together = ("--distributed", f"--processes={processes}", f"--coordinator={coordinator}")
-    started = [
+    together = ("--distributed", f"--processes={processes}", f"--coordinator=127.0.0.1:{port()}")
+    return [
         subprocess.Popen(
             [
                 *(sys.executable, "train.py", f"--workdir={workdir}", *FLAGS),
                 f"--config.data.cache={cache}",
                 f"--config.train.steps={steps}",
                 *((*together, f"--process={number}") if processes > 1 else ()),
+                *flags,
+                *own(number),
             ],
             env=environment,
             stdout=subprocess.PIPE,
@@ -51,26 +57,69 @@ def train(workdir, cache, steps, processes):
         )
         for number in range(processes)
     ]
+
+
+def finish(started, code=0):
+    """Returns the outputs of processes that end with a code."""
     outputs = [process.communicate(timeout=240)[0] for process in started]
-    assert not any(process.returncode for process in started), "\n".join(outputs)
+    codes = [process.returncode for process in started]
+    assert codes == [code] * len(started), (codes, "\n".join(outputs))
     return [" ".join(output.split()) for output in outputs]
 
 
-def test_two_processes_train_evaluate_and_go_on_as_one_would(tmp_path):
-    workdir, cache = tmp_path / "run", tmp_path / "cache"
-    outputs = train(workdir, cache, steps=2, processes=2)
-    assert "process 0 of 2, 2 of 4 devices" in outputs[0]
-    scores = json.loads((workdir / "eval" / "000002.json").read_text())
+def variables(workdir, step):
+    with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints.variables(step)
+
+
+def until(process, text):
+    """Waits for a line of the output of a process."""
+    lines = []
+    while text not in (line := process.stdout.readline()):
+        lines.append(line)
+        assert line, "".join(lines)
+
+
+def test_two_processes_train_and_evaluate_stop_together_and_one_goes_on_from_there(tmp_path, cache):
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    flags = ("--config.train.recompute_batch_stats=2", "--config.optim.lr=0.01")
+    assert "process 0 of 2, 2 of 4 devices" in finish(start(undisturbed, cache, 30, 2, *flags))[0]
+    scores = json.loads((undisturbed / "eval" / "000030.json").read_text())
     assert scores["images"] == 5  # each image once, though two processes read them
 
-    train(tmp_path / "alone", cache, steps=2, processes=1)
-    found = []
-    for folder in (workdir, tmp_path / "alone"):
-        with checkpoint.Checkpoints(folder, read_only=True) as checkpoints:
-            found.append(checkpoints.variables(2))
-    # Devices add their gradients in another order.
-    chex.assert_trees_all_close(*found, rtol=1e-4, atol=1e-5)
+    first, second = start(stopped, cache, 30, 2, *flags)
+    until(first, "step 2 of 30")
+    second.terminate()
+    outputs = finish([first, second], code=143)
+    (step,) = checkpoint.saved(stopped)
+    for output in outputs:
+        assert "got SIGTERM: all stop after the same step" in output
+        assert f"stopped; step {step} of 30 is saved" in output
 
-    assert "going on after step 2" in train(workdir, cache, steps=4, processes=2)[0]
-    rows = list(csv.DictReader((workdir / "metrics.csv").read_text().splitlines()))
-    assert [row["step"] for row in rows] == ["2", "2", "4", "4"]
+    assert f"going on after step {step}" in finish(start(stopped, cache, 30, 1, *flags))[0]
+    rows = list(csv.DictReader((stopped / "metrics.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == [*(str(i) for i in range(1, 31)), "30"]
+    # One process adds the gradients of its devices in another order.
+    found = variables(undisturbed, 30), variables(stopped, 30)
+    chex.assert_trees_all_close(*found, rtol=1e-3, atol=1e-4)
+
+
+def test_a_process_that_is_killed_ends_the_other_by_name(tmp_path, cache):
+    first, second = start(tmp_path / "run", cache, 2000, 2)
+    until(first, "step 2 of 2000")
+    second.kill()
+    killed = time.monotonic()
+    (output,) = finish([first], code=hosts.LOST)
+    assert time.monotonic() - killed < 10
+    assert "process 1 (" in output and "is gone: it was killed, or has crashed" in output
+    assert "Traceback" not in output
+    second.communicate()
+
+
+def test_processes_that_would_train_something_else_or_elsewhere_are_refused(tmp_path, cache):
+    lr = lambda process: [f"--config.optim.lr=0.{process + 1}"]
+    for output in finish(start(tmp_path / "run", cache, 2, 2, own=lr), code=2):
+        assert "config.optim.lr: 0.1 on process 0, 0.2 on process 1 (" in output
+    elsewhere = lambda process: [f"--workdir={tmp_path}/run{process}"]
+    for output in finish(start(tmp_path / "run", cache, 2, 2, own=elsewhere), code=2):
+        assert f"--workdir={tmp_path}/run0: the run's on process 0" in output

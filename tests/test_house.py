@@ -41,7 +41,8 @@ RULES: dict[str, set[str]] = {
     "segjax/state.py": allow("jax flax optax", "config crf_rnn optim"),
     "segjax/steps.py": allow("jax numpy optax", "augment compiling config crf_rnn losses state"),
     "segjax/log.py": allow("jax numpy importlib.metadata rich tensorboardX", "config files optim"),
-    "segjax/signals.py": allow("jax"),
+    "segjax/signals.py": allow("jax", "hosts"),
+    "segjax/hosts.py": allow("jax", "log"),
     "segjax/plan.py": allow("jax optax rich", "config state steps"),
     "segjax/checkpoint.py": allow("jax numpy orbax", "files log state"),
     "segjax/workdir.py": allow(
@@ -50,7 +51,7 @@ RULES: dict[str, set[str]] = {
     ),
     "segjax/training.py": allow(
         "jax numpy optax",
-        "checkpoint config data evaluate log pretrained report signals state steps workdir",
+        "checkpoint config data evaluate hosts log pretrained report signals state steps workdir",
     ),
     "segjax/data": allow(
         "numpy cv2 PIL pycocotools rich tensorflow_datasets",

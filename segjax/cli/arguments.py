@@ -1,6 +1,7 @@
 """The commands, and arguments that several of them share. Nothing slow is imported here."""
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 
 COMMANDS = {  # in the order of use
@@ -60,6 +61,35 @@ def hosts(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--process", type=int, metavar="I", help="this one's number, from 0 on, likewise"
+    )
+    parser.add_argument(
+        "--join",
+        type=positive,
+        default=300,
+        metavar="S",
+        help="seconds within which all processes must come [300]",
+    )
+    parser.add_argument(
+        "--heartbeat",
+        type=positive,
+        default=60,
+        metavar="S",
+        help="seconds after which a process that says nothing counts as gone, and all end [60]",
+    )
+
+
+def joined(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    """Returns the context in which a command runs, together with other hosts or alone."""
+    if not arguments.distributed:
+        return contextlib.nullcontext()
+    from segjax import hosts
+
+    return hosts.joined(
+        arguments.coordinator,
+        arguments.processes,
+        arguments.process,
+        join=arguments.join,
+        heartbeat=arguments.heartbeat,
     )
 
 

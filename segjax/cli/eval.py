@@ -25,7 +25,12 @@ def main(argv: Sequence[str]) -> None:
     arguments, changes = command.parse_known_args(shared.with_names(argv))
     if unknown := [word for word in changes if not word.startswith("--config.")]:
         command.error(f"unrecognized arguments: {' '.join(unknown)}")
+    with shared.joined(arguments):
+        score(arguments, changes)
 
+
+def score(arguments: argparse.Namespace, changes: Sequence[str]) -> None:
+    """Scores the checkpoint that the arguments name, with changes of its configuration."""
     from segjax import log, training
     from segjax.cli import overrides
     from segjax.evaluate.scoring import evaluator
@@ -33,8 +38,6 @@ def main(argv: Sequence[str]) -> None:
     from segjax.report.evaluation_files import write_evaluation, write_report
     from segjax.workdir import open_run
 
-    if arguments.distributed:
-        training.join(arguments.coordinator, arguments.processes, arguments.process)
     run = open_run(arguments.workdir, arguments.step)
     workdir = run.folder  # also where a folder of checkpoints was given
     if run.step is None:

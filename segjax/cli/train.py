@@ -16,7 +16,8 @@ config.json, env.json, checkpoints/, metrics.csv, tb/ (TensorBoard events), imag
 eval/ (scores) and report.html, which shows them. On several hosts, start the command on each with
 --distributed.
 
-Ctrl-C, SIGTERM and SIGHUP finish the step and save; a second one leaves at once.
+Ctrl-C, SIGTERM and SIGHUP finish the step and save; a second one leaves at once. On several hosts
+one signal to one of them stops all; a host that is gone, or that fails, ends all.
 """
 FAILED = 1  # exit code of a run whose loss is not finite
 
@@ -34,10 +35,9 @@ def main(argv: Sequence[str]) -> int:
     from segjax.cli import overrides
 
     config = overrides.read(arguments.config, rest)
-    if arguments.distributed:
-        training.join(arguments.coordinator, arguments.processes, arguments.process)
     try:
-        stopped = training.train(config, pathlib.Path(arguments.workdir).expanduser())
+        with shared.joined(arguments):
+            stopped = training.train(config, pathlib.Path(arguments.workdir).expanduser())
     except FloatingPointError as error:
         log.warn(f"segjax train: {error}")
         return FAILED
