@@ -274,13 +274,18 @@ def plain(evaluation: dict[str, Any]) -> Scores:
     return numbers | {"iou": {k: row["iou"] for k, row in evaluation["per_class"].items()}}
 
 
-def curve(workdir: pathlib.Path) -> Iterable[tuple[str, float]]:
-    """Yields step and mean IoU of each evaluation of a run."""
+def curve(workdir: pathlib.Path, column: str = "mean_iou") -> Iterable[tuple[str, float]]:
+    """Yields step and number of the rows of metrics.csv that have one in a column."""
     head, *lines = (workdir / "metrics.csv").read_text().splitlines()
-    column = head.split(",").index("mean_iou")
+    place = head.split(",").index(column)
     for cells in (line.split(",") for line in lines):
-        if cells[column]:
-            yield cells[0], float(cells[column])
+        if cells[place]:
+            yield cells[0], float(cells[place])
+
+
+def speed(workdir: pathlib.Path) -> float:
+    """Returns the images per second that a run trained on, the median of what it logged."""
+    return float(np.median([number for _, number in curve(workdir, "images_per_second")]))
 
 
 def _evaluation(trial: Trial, workdir: pathlib.Path) -> pathlib.Path:

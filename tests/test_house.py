@@ -94,6 +94,7 @@ RULES: dict[str, set[str]] = {
         "config crf_rnn data.builders.camvid data.images evaluate files log "
         "predict.protocols state training workdir",
     ),
+    "experiments/accelerator.py": allow("importlib", "files pretrained.files training workdir"),
     "experiments/crf_sharpens.py": allow(inside="config crf evaluate workdir"),
     "experiments/decoders.py": allow(inside="ops"),
     "experiments/large_rates.py": allow(inside="workdir.read"),
