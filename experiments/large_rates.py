@@ -140,9 +140,11 @@ def panel(axes: Any, result: dict[str, Any]) -> None:
         [100 * sum(found.get(n, 0) for n in group) for found in by_rate.values()]
         for group in groups.values()
     ]
-    axes.stackplot([int(rate) for rate in by_rate], shares, labels=groups)
+    rates = [int(rate) for rate in by_rate]
+    axes.stackplot(rates, shares, labels=groups)
+    axes.margins(0)
     axes.set(xlabel="rate on a 65x65 map", ylabel="positions, per cent")
-    axes.legend(title="valid taps", fontsize="small", loc="center left")
+    axes.legend(title="valid taps", fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 CLAIM = trial.Claim(

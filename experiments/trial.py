@@ -381,7 +381,7 @@ def figure(
     lines = {}
     trimaps = {name: _trimap(row) for name, row in rows.items()}
     if any(trimaps.values()):
-        lines["mean IoU in a band around void pixels", "width in pixels"] = trimaps
+        lines["trimap mean IoU", "width of the band in pixels"] = trimaps
     if any("curve" in row for row in rows.values()):
         lines["mean IoU", "step"] = {name: row["curve"] for name, row in rows.items()}
     measures = [m for m in result["measures"] if any(m in row for row in rows.values())]
@@ -396,7 +396,8 @@ def figure(
             axes.errorbar(mean, -y, xerr=deviation, fmt="o", capsize=4, color=f"C{y}")
             axes.plot(values, np.full(len(values), -y), "|", color="black")
         axes.set_yticks(-np.arange(len(rows)), list(rows) if i == 0 else [""] * len(rows))
-        axes.set_xlabel(f"{measure.replace('_', ' ').replace('iou', 'IoU')}, per cent")
+        words = measure.replace("_", " ").replace("iou", "IoU").replace("f1", "F1")
+        axes.set_xlabel(f"{words}, per cent")
         axes.margins(y=0.15)
         axes.grid(axis="x", alpha=0.3)
     for axes, ((ylabel, xlabel), drawn) in zip(panels[0][len(measures) :], lines.items()):
