@@ -131,6 +131,7 @@ class Train:
     checkpoint_every: int = 500  # steps
     keep: int = 3  # newest checkpoints kept, besides the best
     images: int = 8  # images on the picture sheet
+    engine: str = "pmap"  # what maps the step over devices: "pmap", or "shard_map" on global arrays
     recompute_batch_stats: int = 0  # batches for the BatchNorm statistics at the end; -1: one epoch
 
 
@@ -238,6 +239,7 @@ RANGES = {  # smallest and largest value of a number, ends included, or of each 
     "eval.trimap_widths": (1, INF),
 }
 CHOICES = {
+    "train.engine": ("pmap", "shard_map"),
     "loss.resolution": ("label", "logits"),
     "crf.normalization": ("symmetric", "after", "before", "none"),
     "optim.schedule": ("poly", "fixed", "step"),

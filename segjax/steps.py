@@ -15,6 +15,7 @@ from segjax import state as state_lib
 from segjax.config import Config
 from segjax.state import TrainState
 
+P = jax.sharding.PartitionSpec
 AXIS = "batch"
 Batch = dict[str, jax.Array]  # image: uint8 [B, H, W, 3], label: uint8 [B, H, W]
 
@@ -99,10 +100,11 @@ def parallel(
     config: Config,
     **static: Any,
 ) -> Callable[..., Any]:
-    """Maps a step over devices: the only pmap of the project.
+    """Maps a step over devices: the only place of the project that does.
 
     Each device has a copy of the state, without a leading axis: None in `in_axes` and `out_axes`.
-    BatchNorm statistics are those of the global batch.
+    BatchNorm statistics are those of the global batch. `train.engine` chooses what maps; the
+    results are the same.
 
     Args:
       step: a function of the state, a batch and what else `in_axes` counts.
@@ -115,8 +117,12 @@ def parallel(
     """
     config = dataclasses.replace(config, model=state_lib.with_norm(config.model, axis_name=AXIS))
     donated = 0 if donate else ()
+    step = functools.partial(step, config=config, **static)
+    if config.train.engine == "shard_map":
+        mesh = jax.sharding.Mesh(np.array(devices or jax.devices()), (AXIS,))
+        return _sharded(step, mesh, in_axes, out_axes, donated, config.compile.libraries)
     mapped = jax.pmap(
-        functools.partial(step, config=config, **static),
+        step,
         axis_name=AXIS,
         in_axes=in_axes,
         out_axes=out_axes,
@@ -127,6 +133,65 @@ def parallel(
     if not (config.compile.libraries and compiling.options()) or jax.process_count() > 1:
         return mapped
     return compiling.jit(mapped, donate_argnums=donated)
+
+
+def _sharded(
+    step: Callable[..., Any],
+    mesh: jax.sharding.Mesh,
+    in_axes: tuple[Any, ...],
+    out_axes: Any,
+    donated: Any,
+    libraries: bool,
+) -> Callable[..., Any]:
+    """Maps a step by shard_map over the global arrays of all processes, as pmap would.
+
+    Without `check_vma` a collective inside has pmap's gradient; with it, the gradients of
+    parameters that all devices share would be added up twice.
+    """
+    place = lambda axis: P() if axis is None else P(AXIS)
+    in_specs = tuple(place(axis) for axis in in_axes)
+    out_specs = jax.tree.map(place, out_axes, is_leaf=lambda axis: axis is None)
+
+    def of_device(*arguments: Any) -> Any:
+        own = zip(arguments, in_specs, strict=True)
+        arguments = [jax.tree.map(lambda x: x[0], a) if spec == P(AXIS) else a for a, spec in own]
+        expand = lambda spec, x: jax.tree.map(lambda x: x[None], x) if spec == P(AXIS) else x
+        return jax.tree.map(expand, out_specs, step(*arguments))
+
+    mapped = jax.shard_map(
+        of_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
+    mapped = compiling.jit(mapped, libraries=libraries, donate_argnums=donated)
+    if jax.process_count() == 1:
+        return mapped
+    local = jax.sharding.Mesh(mesh.local_devices, (AXIS,))
+
+    def over_processes(*arguments: Any) -> Any:
+        placed = [
+            jax.tree.map(functools.partial(_moved, mesh=mesh, spec=spec), argument)
+            for argument, spec in zip(arguments, in_specs, strict=True)
+        ]
+        # What all devices share stays global: the next step takes it, and a host may read it.
+        to_local = functools.partial(_moved, mesh=local, spec=P(AXIS))
+        back = lambda spec, x: jax.tree.map(to_local, x) if spec == P(AXIS) else x
+        return jax.tree.map(back, out_specs, mapped(*placed))
+
+    return over_processes
+
+
+def _moved(x: Any, mesh: jax.sharding.Mesh, spec: jax.sharding.PartitionSpec) -> jax.Array:
+    """Returns an array on another mesh of which this process has the same devices, not copied."""
+    sharding = jax.sharding.NamedSharding(mesh, spec)
+    if isinstance(x, jax.Array) and x.sharding == sharding:
+        return x
+    ours = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    split = bool(len(spec))
+    if not (isinstance(x, jax.Array) and set(x.sharding.addressable_devices) == set(ours)):
+        local = jax.sharding.Mesh(np.array(ours), (AXIS,))
+        x = jax.device_put(x, jax.sharding.NamedSharding(local, spec))
+    shape = (mesh.devices.size, *x.shape[1:]) if split else x.shape
+    shards = [shard.data for shard in x.addressable_shards]
+    return jax.make_array_from_single_device_arrays(shape, sharding, shards)
 
 
 def replicated(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
@@ -140,7 +205,9 @@ def replicated(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
       devices: all of this process when None.
     """
     mesh = jax.sharding.Mesh(np.array(devices or jax.local_devices()), (AXIS,))
-    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    # An array of all processes is read where this one has it.
+    own = lambda x: x if getattr(x, "is_fully_addressable", True) else x.addressable_data(0)
+    return jax.device_put(jax.tree.map(own, tree), jax.sharding.NamedSharding(mesh, P()))
 
 
 def _augmented(

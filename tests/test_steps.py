@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from segjax import config as config_lib
 from segjax import state, steps
@@ -16,11 +17,13 @@ class Net(nn.Module):
     num_classes: int = 3
     dtype: str = "float32"
     norm: Norm = dataclasses.field(default_factory=Norm)
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, image, train=False):
         x = nn.Conv(4, (3, 3), strides=4, name="conv1")(image)
         x = nn.relu(batch_norm(self.norm, train, self.dtype, "bn1")(x))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return {
             "logits": nn.Conv(self.num_classes, (1, 1), name="conv2")(x),
             "aux": nn.Conv(self.num_classes, (1, 1), name="conv3")(x),
@@ -48,7 +51,7 @@ def batch(devices, seed=0):
 
 
 def start(config):
-    variables = state.init_variables(config.model, jax.random.key(1), (16, 16))
+    variables = state.init_variables(config.model, jax.random.key(1), (16, 16), config.crf)
     tx = state.transformation(config, variables["params"])
     return state.create(variables, tx), tx
 
@@ -115,6 +118,37 @@ def test_the_choice_of_libraries_changes_rounding_alone_and_gives_memory_back():
     step = steps.parallel(steps.train_step, config=config, tx=tx, donate=True)
     step(now, batch(4), jax.random.key(7))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(now.params))
+
+
+@pytest.mark.parametrize(("devices", "crf"), [(1, False), (2, False), (4, False), (2, True)])
+def test_both_engines_give_the_same_bits(devices, crf):
+    """BatchNorm, dropout, a learnt CRF, accumulation and a moving average included."""
+    found = []
+    for engine in ("pmap", "shard_map"):
+        config = settings()
+        config.model = config.model.clone(dropout=0.5)
+        config.crf = config_lib.CRF(learn=crf, train_iterations=1)
+        config.optim.accumulate, config.optim.ema_decay = 2, 0.9
+        config.train.engine = engine
+        found.append(run(config, devices, 4))
+    (one, losses), (other, same) = found
+    assert losses == same
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_the_second_engine_gives_memory_back_and_is_compiled_once(caplog):
+    config = settings()
+    config.train.engine = "shard_map"
+    first, tx = start(config)
+    now = first = steps.replicated(jax.device_get(first))
+    step = steps.parallel(steps.train_step, config=config, tx=tx, donate=True)
+    given, key = batch(4), jax.random.key(7)
+    with jax.log_compiles():
+        for compiled in (True, False):
+            now, _ = step(now, given, key)
+            assert ("Compiling" in caplog.text) == compiled
+            caplog.clear()
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first))
 
 
 def test_training_lowers_the_loss_and_replays_exactly():
