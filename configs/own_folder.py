@@ -1,11 +1,11 @@
-"""Your own images and masks on one CPU; `segjax check FOLDER` prints the whole command.
+"""Your own images and masks on one CPU; classes, canvas, class weights and crop come from them.
 
-    segjax train --config=configs/own_folder.py --workdir=runs/own --config.data.dir=FOLDER \\
-        --config.model.num_classes=2
+    segjax train --config=configs/own_folder.py --config.data.dir=FOLDER --workdir=runs/own
 
-Number of classes, canvas and crop come from the data, by `segjax check`. With
-`--config.train.init_from=` a run or a file of weights it fine-tunes; what does not fit, a head of
-other classes for example, is initialised afresh and listed.
+`segjax check FOLDER` tells first whether the folder can be used, and how. The crop is the largest
+image, or 256 pixels a side. With `--config.train.init_from=` a run or a file of weights of the same
+kind of network it fine-tunes; what does not fit, a head of other classes for example, is
+initialised afresh and listed.
 
 Hardware: one CPU.
 Published: none.
@@ -19,9 +19,9 @@ from segjax.models import SegNetBasic
 def get_config() -> Config:
     """Returns the configuration of the run."""
     return Config(
-        model=SegNetBasic(num_classes=2, width=32),
+        model=SegNetBasic(num_classes=0, width=32),  # 0: those of the data
         data=Data(name="folder"),
-        augment=Augment(flip=0.5, scale_range=(0.75, 1.5)),
+        augment=Augment(largest_crop=256, flip=0.5, scale_range=(0.75, 1.5)),
         loss=Loss(class_weights="median_frequency"),
         optim=Optim(lr=0.05, weight_decay=5e-4, clip_norm=5.0),
         train=Train(

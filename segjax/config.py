@@ -49,6 +49,7 @@ class Augment:
     """Random changes of a training image, made on the device."""
 
     crop: tuple[int, int] = (0, 0)  # height, width in pixels; 0: the canvas
+    largest_crop: int = 0  # pixels; limits both sides of a crop of 0 for the data at hand; 0: not
     scales: tuple[float, ...] = ()  # a discrete set of scale factors to draw from
     scale_range: tuple[float, float] = (1.0, 1.0)  # or a range of scale factors, uniform
     flip: float = 0.5  # probability of mirroring left and right
@@ -155,7 +156,7 @@ class Compile:
 class Config:
     """One run."""
 
-    model: Any  # a module of segjax.models
+    model: Any  # a module of segjax.models; num_classes=0: those of the data
     input: Input = dataclasses.field(default_factory=Input)
     data: Data = dataclasses.field(default_factory=Data)
     augment: Augment = dataclasses.field(default_factory=Augment)
@@ -226,7 +227,7 @@ RANGES = {  # smallest and largest value of a number, ends included, or of each 
     "train.recompute_batch_stats": (-1, INF),
     **dict.fromkeys(("data.num_train", "data.num_val", "data.workers"), (0, INF)),
     **dict.fromkeys(("data.threads", "data.prefetch"), (1, INF)),
-    **dict.fromkeys(("data.canvas", "augment.crop"), (0, INF)),
+    **dict.fromkeys(("data.canvas", "augment.crop", "augment.largest_crop"), (0, INF)),
     **dict.fromkeys(("augment.flip", "augment.rotate_prob", "augment.blur_prob"), (0, 1)),
     **dict.fromkeys(("augment.brightness", "augment.contrast", "augment.saturation"), (0, 1)),
     **dict.fromkeys(("augment.rotate", "augment.hue"), (0, 180)),
@@ -286,7 +287,7 @@ def check(config: Config, *, devices: int = 1) -> None:
 
 
 def given_class_weights(config: Config) -> tuple[float, ...]:
-    """Returns the numbers that `loss.class_weights` lists, one a class.
+    """Returns the numbers that `loss.class_weights` lists, one a class; any where the data tell.
 
     Raises:
       ValueError: it lists no such numbers.
@@ -296,12 +297,12 @@ def given_class_weights(config: Config) -> tuple[float, ...]:
         weights = tuple(float(part) for part in text.split(","))
     except ValueError:
         weights = ()
-    fits = len(weights) == count and all(0 <= weight < INF for weight in weights)
+    fits = count in (0, len(weights)) and all(0 <= weight < INF for weight in weights)
     if not (fits and any(weights)):
         raise ValueError(
             f"loss.class_weights is {text!r}; accepted are '', 'median_frequency', 'published' for "
-            f"a data set whose authors published weights (camvid), and {count} numbers of 0 or "
-            "more, not all 0, '1.0,0.5,...'"
+            f"a data set whose authors published weights (camvid), and {count or 'C'} numbers of 0 "
+            "or more, not all 0, '1.0,0.5,...'"
         )
     return weights
 
@@ -351,8 +352,10 @@ def _check_model(model: Any) -> None:
     if not dataclasses.is_dataclass(model) or classes is None:
         raise ValueError(f"model is {model!r}; write a network of segjax.models")
     _check_types("model", model)
-    if classes < 1:
-        raise ValueError(f"model.num_classes is {classes}; it is 1 or more")
+    if classes < 0:
+        raise ValueError(
+            f"model.num_classes is {classes}; it is 1 or more, or 0: those of the data set"
+        )
     dtype = getattr(model, "dtype", "float32")
     if dtype not in DTYPES:
         raise ValueError(f"model.dtype is {dtype!r}; accepted are {', '.join(map(repr, DTYPES))}")

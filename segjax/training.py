@@ -38,7 +38,7 @@ def train(config: Config, workdir: pathlib.Path) -> int:
     """
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(signals.stop_signals())
-        prepared = prepare(config)
+        config, prepared = prepare(config)
         stop.begin()
         warn(config)
         weights = class_weights(config, prepared)
@@ -166,25 +166,43 @@ class Scorer:
         )
 
 
-def prepare(config: Config, splits: Sequence[str] = ()) -> datasets.Prepared:
+def prepare(config: Config, splits: Sequence[str] = ()) -> tuple[Config, datasets.Prepared]:
     """Prepares the data of a run, after everything that can be checked without it has been.
 
     Args:
       config: of the run.
       splits: by default those to train and to validate on.
 
+    Returns:
+      The configuration with what the data tell, and the data. The number of classes is filled in
+      where it is 0, and the crop where `augment.largest_crop` limits it.
+
     Raises:
       ValueError: configuration, data and devices do not fit together.
     """
     config_lib.check(config, devices=jax.device_count())
     prepared = datasets.prepare(config.data, splits)
+    config = _from_data(config, prepared)
     given, names = config.model.num_classes, prepared.dataset.classes
     if given != len(names):
         raise ValueError(
             f"model.num_classes is {given} but {config.data.name} has {len(names)} classes "
-            f"({', '.join(names[:4])}, ...); write --config.model.num_classes={len(names)}"
+            f"({', '.join(names[:4])}, ...); write --config.model.num_classes={len(names)}, or 0: "
+            "those of the data"
         )
-    return prepared
+    return config, prepared
+
+
+def _from_data(config: Config, prepared: datasets.Prepared) -> Config:
+    """Returns the configuration with the number of classes and the crop that the data tell."""
+    model, augment = config.model, config.augment
+    if not model.num_classes:
+        model = model.clone(num_classes=prepared.dataset.num_classes)
+    if augment.largest_crop and not all(augment.crop):
+        own = prepared.crop(augment.largest_crop)
+        crop = tuple(given or side for given, side in zip(augment.crop, own, strict=True))
+        augment = dataclasses.replace(augment, crop=crop)
+    return dataclasses.replace(config, model=model, augment=augment)
 
 
 def compare(

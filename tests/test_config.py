@@ -112,7 +112,7 @@ def test_differences_are_named_by_path():
         ("model", None, "model is None; write a network of segjax.models"),
         ("model", Norm(), "model is Norm.*; write a network of segjax.models"),
         ("model", SegNet(num_classes="5"), r"model\.num_classes is '5'; write a whole number"),
-        ("model", SegNet(num_classes=0), r"model\.num_classes is 0; it is 1 or more"),
+        ("model", SegNet(num_classes=-1), r"model\.num_classes is -1; it is 1 or more, or 0"),
         ("model", SegNet(num_classes=5, norm=Norm(decay="1")), r"model\.norm\.decay is '1'"),
         (
             "model",

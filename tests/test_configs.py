@@ -49,7 +49,10 @@ NARROW = {
 
 
 def load(name: str) -> Config:
-    return runpy.run_path(FOLDER / f"{name}.py")["get_config"]()
+    config = runpy.run_path(FOLDER / f"{name}.py")["get_config"]()
+    if not config.model.num_classes:  # those of the data
+        config.model = config.model.clone(num_classes=2)
+    return config
 
 
 def narrow(config: Config) -> nn.Module:

@@ -58,7 +58,7 @@ def prepared_run(tmp_path, name, root):
     )
     config.train.batch_size = jax.device_count()
     variables = state.init_variables(config.model, jax.random.key(0), (32, 32))
-    return config, training.prepare(config, ["train", "val"]), variables
+    return *training.prepare(config, ["train", "val"]), variables
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from segjax import config as config_lib
     from segjax.data import datasets
 
-CROP = 256  # pixels; sides of a crop that trains on a CPU
 NAMES = ("ade20k", "camvid", "cityscapes", "folder", "voc_segmentation")
 
 EXAMPLES = """\
@@ -51,22 +50,23 @@ def main(argv: Sequence[str]) -> None:
 
 
 def command(data: "config_lib.Data", found: "datasets.Checked") -> str:
-    """Returns the command that trains on a data set as it was checked."""
-    canvas = tuple(-(-side // 8) * 8 for side in found.canvas(*found.summaries))
+    """Returns the command that trains on a data set as it was checked.
+
+    It names what `own_folder` does not take from the data by itself.
+    """
     values = {
-        "data.name": data.name,
-        "data.dir": data.dir,
-        "data.label_map": data.label_map,
-        "data.options": data.options,
-        "data.canvas": canvas,
-        "data.train_split": next(iter(found.summaries)),
-        "data.val_split": list(found.summaries)[-1],
-        "model.num_classes": found.dataset.num_classes,
-        "augment.crop": tuple(min(side, CROP) for side in canvas),
+        "name": data.name,
+        "dir": data.dir,
+        "label_map": data.label_map,
+        "options": data.options,
+        "train_split": next(iter(found.summaries)),
+        "val_split": list(found.summaries)[-1],
     }
-    words = ["segjax train", "--config=own_folder", "--workdir=runs/own"]
-    words += [shlex.quote(f"--config.{name}={v}") for name, v in values.items() if v != ""]
-    return " \\\n    ".join(words)
+    usual = {"name": "folder", "train_split": "train", "val_split": "val"}
+    changes = {name: value for name, value in values.items() if value != usual.get(name, "")}
+    words = ["segjax train --config=own_folder"]
+    words += [shlex.quote(f"--config.data.{name}={value}") for name, value in changes.items()]
+    return " ".join([*words, "--workdir=runs/own"])
 
 
 def parser() -> argparse.ArgumentParser:

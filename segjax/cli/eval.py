@@ -46,7 +46,7 @@ def score(arguments: argparse.Namespace, changes: Sequence[str]) -> None:
     protocol = protocols.find(arguments.protocol)
     kernels = crf_choice.choose(arguments.crf, protocol, config.model, run.crfs)
     split = arguments.split or config.data.val_split
-    prepared = training.prepare(config, [split])
+    config, prepared = training.prepare(config, [split])
     dataset = prepared.dataset
     name = f"{split}_{run.step:06d}"
     if arguments.protocol != "whole":

@@ -28,10 +28,11 @@ def main(argv: Sequence[str]) -> None:
     config = overrides.read(arguments.config, rest)
     config_lib.check(config)
     crops = [shared.size("--crop", text) for text in arguments.crop]
-    if not crops:
-        known = [s for s in (config.augment.crop, config.data.canvas) if min(s)]
-        splits = (config.data.train_split, config.data.val_split)
-        crops = known[:1] or [training.prepare(config).canvas(*splits)]
+    known = [size for size in (config.augment.crop, config.data.canvas) if min(size)]
+    if not (config.model.num_classes and (crops or known)):
+        config, prepared = training.prepare(config)
+        known = [config.augment.crop, prepared.canvas(*prepared.summaries)]
+    crops = crops or [size for size in known if min(size)][:1]
     own = max(config.train.batch_size // jax.device_count(), 1)
     batches = arguments.batch or sorted({max(own // 2, 1), own, 2 * own})
     memory = None if arguments.memory is None else round(arguments.memory * plan_lib.GB)

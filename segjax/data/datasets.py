@@ -130,19 +130,18 @@ class Checked:
         summary = next(iter(self.summaries.values()))
         return np.array(summary.class_weights[: self.dataset.num_classes], np.float32)
 
-    @property
-    def crop(self) -> tuple[int, int]:
-        """A crop, height and width, to train with: the largest image, or 513 pixels a side.
-
-        Sides are 8k + 1 pixels, where resizing by 8 with aligned corners meets pixels exactly.
-        """
-        largest = self.canvas(next(iter(self.summaries)))
-        return tuple(min(-(-(side - 1) // 8) * 8 + 1, 513) for side in largest)
-
     def canvas(self, *splits: str) -> tuple[int, int]:
         """Returns the largest height and width of the images of some splits."""
         summaries = [self.summaries[split] for split in splits]
         return max(s.height for s in summaries), max(s.width for s in summaries)
+
+    def crop(self, largest: int) -> tuple[int, int]:
+        """Returns a crop to train with: the largest image, at most `largest` pixels a side.
+
+        Sides of images are rounded up to multiples of 8.
+        """
+        height, width = (-(-side // 8) * 8 for side in self.canvas(*self.summaries))
+        return min(height, largest), min(width, largest)
 
     def table(self) -> Table:
         """Returns the share of each class, the images that hold it, and its weight."""

@@ -151,7 +151,7 @@ def tune(
     config.data.dir = data_dir or config.data.dir
     split = split or config.data.val_split
     chosen = protocols.find(protocol)
-    prepared = training.prepare(config, [split])
+    config, prepared = training.prepare(config, [split])
     available = len(prepared.source(split))
     config.data.num_val = images = min(images, available) or available
     folder = run.folder / "tune" / f"{split}_{run.step:06d}_{protocol}_{images}"

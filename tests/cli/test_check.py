@@ -1,5 +1,6 @@
 """segjax check."""
 
+import json
 import shlex
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from segjax.cli import check
 from segjax.cli import main as cli
 from segjax.data import datasets
+from segjax.workdir import open_run
 from tests.cli.runs import picture, said
 
 
@@ -27,14 +29,37 @@ def test_check_says_what_is_there_and_what_to_write(tmp_path, capsys):
     root = write_folder(tmp_path / "mine")
     assert cli.main(["check", str(root)]) == 0
     printed, _ = said(capsys)
-    for text in ("class 0", "class 1", "largest image 40x60", "--config.data.name=folder"):
+    for text in ("class 0", "class 1", "largest image 40x60"):
         assert text in printed
-    assert f"--config.data.dir={root}" in printed and "num_classes=2" in printed
-    assert "'--config.augment.crop=(40, 64)'" in printed
-    command = printed[printed.index("segjax train") :].replace("\\\n", " ")
+    command = f"segjax train --config=own_folder --config.data.dir={root} --workdir=runs/own"
+    assert printed.endswith(f"{command}\n")
     words = shlex.split(command)
     small = ["--config.train.steps=1", "--config.model.width=2", f"--config.data.cache={tmp_path}"]
     assert cli.main([*words[1:], f"--workdir={tmp_path}/run", *small]) == 0
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections
+def test_what_the_folder_tells_is_known_to_the_whole_run(tmp_path, capsys):
+    root, run = write_folder(tmp_path / "mine", ids=3), tmp_path / "run"
+    (root / "classes.txt").write_text("sky\nroad\ncar\n")
+    words = ["--config=own_folder", f"--config.data.dir={root}", f"--config.data.cache={tmp_path}"]
+    words += ["--config.model.width=2", "--config.train.recompute_batch_stats=0"]
+    assert cli.main(["plan", *words, "--batch=1"]) == 0
+    assert "40x64" in said(capsys)[0]
+    assert cli.main(["plan", *words, "--batch=1", "--crop=32x32"]) == 0
+    train = ["train", *words, f"--workdir={run}", "--config.train.batch_size=4"]
+    for steps in (1, 2):  # the second time it goes on
+        assert cli.main([*train, f"--config.train.steps={steps}"]) == 0
+    trained = open_run(run, "latest")
+    assert trained.step == 2 and trained.classes == ("sky", "road", "car")
+    assert trained.config.model.num_classes == 3 and trained.config.augment.crop == (40, 64)
+    assert json.loads((run / "config.json").read_text())["augment"]["crop"] == [40, 64]
+    assert len(trained.class_weights) == 3
+    assert cli.main(["eval", f"--workdir={run}", "--step=latest"]) == 0
+    (root / "classes.txt").write_text("sky\nroad\ncar\ntree\n")
+    said(capsys)
+    assert cli.main([*train, "--config.train.steps=3"]) == 2
+    assert "other data (model.num_classes: 3 -> 4); choose another --workdir" in said(capsys)[1]
 
 
 def test_check_changes_ids(tmp_path, capsys):

@@ -432,7 +432,7 @@ def test_check_suggests_and_writes_nothing(own):
     write(raw(own, "images/004.jpg"), jpeg(picture(40, 60)))
     write(raw(own, "masks/004.png"), blocks(40, 60))
     checked = datasets.check(own)
-    assert checked.crop == (41, 65)  # 8k + 1 around the largest, 40 x 60
+    assert checked.crop(256) == (40, 64) and checked.crop(50) == (40, 50)  # of 40 x 60
     assert checked.canvas("train") == (40, 60)
     assert len(checked.class_weights) == checked.dataset.num_classes == 3
     assert not pathlib.Path(own.cache).exists()
