@@ -1,5 +1,6 @@
 """The pages that speak of files: what they list is there, and what is there is listed."""
 
+import ast
 import importlib.util
 import pathlib
 import re
@@ -57,3 +58,17 @@ def test_the_version_is_written_once():
     citation = (ROOT / "CITATION.cff").read_text()
     assert f"version: {segjax.__version__}" in citation
     assert f"## {segjax.__version__}" in changes
+
+
+def test_messages_of_the_page_of_troubles_are_in_the_code():
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "segjax").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    code = "\n".join(node.value for node in nodes if isinstance(node.value, str))
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    messages = re.findall(r"^\| `(.*?)`", page, re.M)
+    assert messages
+    for message in messages:
+        # Words with digits, braces or a path are values; what is between them is the code's.
+        for words in re.split(r"\S*[\d{}/]\S*|\.\.\.|\(host\)", message):
+            if len(words.split()) > 1:
+                assert words.strip() in code, f"{message!r}: {words.strip()!r} is no longer said"
