@@ -16,6 +16,7 @@ import segjax
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE))  # figures.py
 os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent)])
+os.environ["PATH"] = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"  # segjax
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=0 "  # pages compile more than they run
