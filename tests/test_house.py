@@ -89,6 +89,7 @@ RULES: dict[str, set[str]] = {
     "docs/conf.py": allow("docutils latex2mathml segjax sphinx"),
     "docs/figures.py": allow("matplotlib skimage"),
     "docs/make_picture.py": allow("figures matplotlib segjax"),
+    "docs/shell.py": allow("IPython subprocess"),
     "experiments": allow("jax numpy flax experiments", "models"),
     "experiments/trial.py": allow(
         "cv2 matplotlib",
