@@ -199,7 +199,7 @@ def train(name: str, scale_name: str, data: pathlib.Path, out: pathlib.Path) -> 
     run = open_run(workdir, "latest")
     if stopped:
         scores = trial.scored(chosen, workdir, f"step_{run.step}")
-    metadata = training.metadata(config, training.prepare(config).dataset, run.class_weights)
+    metadata = training.metadata(config, training.prepare(config)[1].dataset, run.class_weights)
     metadata["config"]["data"]["dir"] = ""  # a path of this machine
     save_weights(out / "weights" / name, run.variables, metadata)
     memory = jax.local_devices()[0].memory_stats() or {}

@@ -259,7 +259,7 @@ def scored(
     path = workdir / "scored" / f"{name}.json"
     if not path.exists():
         config = trial.config
-        prepared = training.prepare(config, [config.data.val_split])
+        config, prepared = training.prepare(config, [config.data.val_split])
         variables = open_run(workdir, "latest").variables
         evaluate = evaluator(config, prepared, protocol=protocol, kernels=kernels)
         result = evaluate(variables, config.data.val_split)
