@@ -18,9 +18,8 @@ from segjax.cli.arguments import COMMANDS
 OUT_OF_MEMORY, MISTAKE, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes
 
 LESS_MEMORY = {
-    "train": "\nWrite a smaller --config.train.batch_size, --config.augment.crop ((0, 0) is the "
-    "whole canvas) or, for the evaluation, --config.eval.batch_size; `segjax plan --config=...` "
-    "tells what fits",
+    "train": "\nWrite a smaller --config.train.batch_size, --config.augment.crop or, for the "
+    "evaluation, --config.eval.batch_size; `segjax plan --config=...` tells what fits",
     "eval": "\nWrite a smaller --config.eval.batch_size",
 }
 
