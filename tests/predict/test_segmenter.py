@@ -254,8 +254,8 @@ def test_protocols_by_name_and_by_hand(seg):
 
 
 def test_threads_get_what_one_thread_gets(seg):
-    """Pictures of several sizes, with and without a CRF, from eight threads at once."""
-    images = [picture(*size, seed=i) for i, size in enumerate([(40, 60), (64, 96), (70, 150)] * 4)]
+    """Pictures of two sizes, with and without a CRF, from eight threads at once."""
+    images = [picture(*size, seed=i) for i, size in enumerate([(40, 60), (64, 96)] * 4)]
     crfs = ["none", (crf.Bilateral(20.0, 20.0, 5.0), crf.Spatial(3.0, 3.0))]
     expected = [[seg(image, crf=c).labels for c in crfs] for image in images]
     fresh = Segmenter(
