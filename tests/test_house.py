@@ -33,6 +33,7 @@ RULES: dict[str, set[str]] = {
     "segjax/models": allow("jax flax", "compiling models ops"),
     "segjax/config.py": allow(),
     "segjax/compiling.py": allow("jax"),
+    "segjax/devices.py": allow(),
     "segjax/files.py": allow(),
     "segjax/augment.py": allow("jax", "config ops"),
     "segjax/losses.py": allow("jax chex", "ops"),
