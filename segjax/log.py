@@ -19,11 +19,11 @@ import rich.console
 import rich.progress
 import rich.table
 
-from segjax import files, optim
+from segjax import devices, files, optim
 from segjax.config import Config
 
 COLUMNS = (
-    *("step", "loss", "lr", "grad_norm", "images_per_second", "input_wait"),
+    *("step", "loss", "lr", "grad_norm", "images_per_second", "input_wait", "mfu"),
     *("global_accuracy", "class_average", "mean_iou", "frequency_weighted_iou", "boundary_f1"),
     *("crf_mean_iou", "val_loss", "crf_val_loss"),
 )
@@ -89,6 +89,7 @@ class Reporter:
             "train", total=config.train.steps, completed=start, text="compiling"
         )
         self._pending: list[tuple[int, dict[str, jax.Array], list[str]]] = []
+        self._flops: float | None = None  # of one device in a step
         self._time, self._wait = time.perf_counter(), 0.0
 
     def __enter__(self) -> "Reporter":
@@ -105,6 +106,10 @@ class Reporter:
 
     def flush(self, wait: float) -> None:
         """Waits for the steps since the last flush, checks and writes their metrics.
+
+        Among them is the model FLOPs utilisation, "mfu": the operations of a step over the time it
+        took, and over what the maker promises of the device in bfloat16. For a device that is not
+        in `devices.PEAKS` there is none.
 
         Args:
           wait: seconds the run has waited for data so far.
@@ -129,15 +134,28 @@ class Reporter:
             "images_per_second": steps * self._config.train.batch_size / passed,
             "input_wait": (wait - self._wait) / passed,
         }
+        chip = devices.PEAKS.get(jax.local_devices()[0].device_kind)
+        if self._flops and chip:
+            row["mfu"] = self._flops * steps / passed / chip.flops
         self._writer.write(step, row)
         text = (
             f"loss {row['loss']:.4f} lr {row['lr']:.1e} {row['images_per_second']:.1f} images/s, "
             f"{row['input_wait']:.0%} input wait"
         )
+        if "mfu" in row:
+            text += f", {row['mfu']:.0%} MFU"
         self._bar.update(self._task, completed=step, text=text)
         if not console.is_terminal and jax.process_index() == 0:
             say(f"step {step} of {self._config.train.steps}: {text}")
         self._pending, self._time, self._wait = [], now, wait
+
+    def compiled(self, flops: float | None) -> None:
+        """Takes the operations of one device in a step; time until now does not count as training.
+
+        Args:
+          flops: of `steps.compile`, None where it is not known.
+        """
+        self._flops, self._time = flops, time.perf_counter()
 
     def scored(self, step: int, scores: dict[str, float]) -> None:
         """Writes the scores of an evaluation, whose time is not counted as training."""
@@ -145,9 +163,64 @@ class Reporter:
         self._time = time.perf_counter()
 
 
+class Times:
+    """Where the time of a run went: every moment counts for one part, so that the parts add up.
+
+    A call of a step returns before the devices have computed it. What is counted where:
+
+    - "start": data, folder, restored or new state, until the first batch is asked for.
+    - "compilation": of the training step. That of the evaluation counts as evaluation.
+    - "input": waiting for a batch. The devices may meanwhile compute the steps called before.
+    - "steps": calling steps, and waiting for the devices whenever numbers are reported: what they
+      computed, without what was hidden by waiting for input.
+    - "BatchNorm statistics", and "evaluation" with its pictures and the report.
+    - "saving": copying the state to the host, and waiting for files; most is written meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._part, self._since = "start", time.perf_counter()
+        self.seconds = {"start": 0.0}  # by part, in order of first use
+
+    def go_on(self, part: str) -> str:
+        """Counts what follows for a part; returns the part before."""
+        now, before = time.perf_counter(), self._part
+        self.seconds[before] += now - self._since
+        self.seconds.setdefault(part, 0.0)
+        self._part, self._since = part, now
+        return before
+
+    @contextlib.contextmanager
+    def spent(self, part: str) -> Iterator[None]:
+        """Counts what is done inside for a part, and not for the one around it."""
+        before = self.go_on(part)
+        try:
+            yield
+        finally:
+            self.go_on(before)
+
+    def table(self) -> rich.table.Table:
+        """A row for each part, and their sum: the time since this was made."""
+        self.go_on(self._part)
+        total = sum(self.seconds.values())
+        table = rich.table.Table(title="where the time went")
+        table.add_column("part")
+        table.add_column("seconds", justify="right")
+        table.add_column("share", justify="right")
+        for part, seconds in (*self.seconds.items(), ("total", total)):
+            table.add_row(part, f"{seconds:.1f}", f"{seconds / total:.1%}")
+        return table
+
+
 def say(text: str) -> None:
     """Prints a line on stderr as it is: names and paths are no markup."""
     _print(text)
+
+
+def show(table: rich.table.Table) -> None:
+    """Prints a table on stderr, of several processes by the first."""
+    if jax.process_index() == 0:
+        with contextlib.suppress(OSError):  # as below
+            console.print(table)
 
 
 def warn(text: str) -> None:

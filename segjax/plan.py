@@ -126,14 +126,15 @@ def measure(config: Config, crop: tuple[int, int], batch: int) -> Point:
         "image": jax.ShapeDtypeStruct((1, batch, *canvas, 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct((1, batch, *canvas), jnp.int32),
     }
-    compiled = step.lower(shapes, images, jax.random.key(0)).compile()
-    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    lowered = step.lower(shapes, images, jax.random.key(0))
+    compiled = lowered.compile()
+    memory = compiled.memory_analysis()
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Point(
         crop=crop,
         batch=batch,
-        flops=cost["flops"],
-        traffic=cost["bytes accessed"],
+        flops=steps.operations(lowered),
+        traffic=compiled.cost_analysis()["bytes accessed"],
         resident=memory.argument_size_in_bytes + new,
         temporary=memory.temp_size_in_bytes,
     )

@@ -132,7 +132,8 @@ def parallel(
     # pmap takes no options of the compiler. Inside jit it would not know arrays of other processes.
     if not (config.compile.libraries and compiling.options()) or jax.process_count() > 1:
         return mapped
-    return compiling.jit(mapped, donate_argnums=donated)
+    # A function around it: jit would take over pmap's own `lower`, which knows no options.
+    return compiling.jit(lambda *arguments: mapped(*arguments), donate_argnums=donated)
 
 
 def _sharded(
@@ -166,16 +167,19 @@ def _sharded(
         return mapped
     local = jax.sharding.Mesh(mesh.local_devices, (AXIS,))
 
-    def over_processes(*arguments: Any) -> Any:
-        placed = [
+    def placed(arguments: tuple[Any, ...]) -> list[Any]:
+        return [
             jax.tree.map(functools.partial(_moved, mesh=mesh, spec=spec), argument)
             for argument, spec in zip(arguments, in_specs, strict=True)
         ]
+
+    def over_processes(*arguments: Any) -> Any:
         # What all devices share stays global: the next step takes it, and a host may read it.
         to_local = functools.partial(_moved, mesh=local, spec=P(AXIS))
         back = lambda spec, x: jax.tree.map(to_local, x) if spec == P(AXIS) else x
-        return jax.tree.map(back, out_specs, mapped(*placed))
+        return jax.tree.map(back, out_specs, mapped(*placed(arguments)))
 
+    over_processes.lower = lambda *arguments: mapped.lower(*placed(arguments))
     return over_processes
 
 
@@ -192,6 +196,36 @@ def _moved(x: Any, mesh: jax.sharding.Mesh, spec: jax.sharding.PartitionSpec) ->
     shape = (mesh.devices.size, *x.shape[1:]) if split else x.shape
     shards = [shard.data for shard in x.addressable_shards]
     return jax.make_array_from_single_device_arrays(shape, sharding, shards)
+
+
+def compile(step: Callable[..., Any], *arguments: Any) -> float | None:
+    """Compiles a mapped step for arguments, and computes nothing; later calls use the program.
+
+    Returns:
+      The operations of one device in a step, as `operations` counts them.
+    """
+    lowered = step.lower(*arguments)
+    lowered.compile()
+    return operations(lowered)
+
+
+def operations(lowered: jax.stages.Lowered) -> float | None:
+    """Returns the operations of a program on one device; None where JAX does not tell.
+
+    They are those of XLA's cost analysis before optimisation: afterwards it does not see what is
+    handed to libraries (cuDNN, cuBLAS, oneDNN). A multiply-add counts as two, the body of a loop
+    once.
+    """
+    try:
+        # As Lowered.cost_analysis does, which asks the client of the program's own devices; those
+        # of accelerators cannot tell.
+        from jax._src.lib import _jax
+
+        client = jax.local_devices(backend="cpu")[0].client
+        module = lowered.compiler_ir("hlo").as_hlo_module()
+        return _jax.hlo_module_cost_analysis(client, module).get("flops")
+    except (ImportError, AttributeError, RuntimeError):  # another JAX, or one without a CPU
+        return None
 
 
 def replicated(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:

@@ -36,6 +36,7 @@ def train(config: Config, workdir: pathlib.Path) -> int:
       ValueError: configuration, data, devices and folder do not fit together.
       FloatingPointError: the loss, a gradient or a parameter is not finite.
     """
+    times = log.Times()
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(signals.stop_signals())
         config, prepared = prepare(config)
@@ -60,33 +61,41 @@ def train(config: Config, workdir: pathlib.Path) -> int:
             steps.train_step, config=config, tx=tx, class_weights=weights, donate=True
         )
         score = Scorer(config, prepared, workdir, checkpoints, reporter, writer, stop, weights)
-        key = jax.random.key(config.train.seed)
+        key = steps.replicated(jax.random.key(config.train.seed))
 
+        times.go_on("steps")
         total = config.train.steps
         try:
             stop.check()
             if score.is_due(start) and start not in checkpoints.scores():
-                score(start, state)
+                with times.spent("evaluation"):
+                    score(start, state)
             for step in range(start + 1, total + 1):
-                batch = next(batches)
-                state, metrics = train_step(
-                    state, {"image": batch.image, "label": batch.label}, key
-                )
+                with times.spent("input"):
+                    batch = next(batches)
+                images = {"image": batch.image, "label": batch.label}
+                if step == start + 1:
+                    with times.spent("compilation"):
+                        reporter.compiled(steps.compile(train_step, state, images, key))
+                state, metrics = train_step(state, images, key)
                 reporter.add(step, metrics, batch.ids)
                 stopping = stop.reached()
                 save = stopping or score.is_due(step) or step % config.train.checkpoint_every == 0
                 if save or step % config.train.log_every == 0:
                     reporter.flush(batches.wait)
                 if measures_statistics(config, step):
-                    state = recompute_batch_stats(config, prepared, state, key, stop.check)
+                    with times.spent("BatchNorm statistics"):
+                        state = recompute_batch_stats(config, prepared, state, key, stop.check)
                 if save or measures_statistics(config, step + 1):
                     # Before anything is reported: a fault there costs nothing.
-                    place = batches.get_state()
-                    checkpoints.save(step, state, position=place, metadata=about)
+                    with times.spent("saving"):
+                        place = batches.get_state()
+                        checkpoints.save(step, state, position=place, metadata=about)
                 if stopping:
                     break
                 if score.is_due(step):
-                    score(step, state)
+                    with times.spent("evaluation"):
+                        score(step, state)
         except signals.StoppedError:
             pass  # statistics and scores are made after the next start
         except FloatingPointError as error:
@@ -95,11 +104,14 @@ def train(config: Config, workdir: pathlib.Path) -> int:
                 "would end alike: go on with a lower --config.optim.lr, or with "
                 "--config.optim.clip_norm=1"
             ) from error
+        times.go_on("saving")
         checkpoints.wait()
         reached = checkpoints.latest() or 0
         done = reached == total and reached in checkpoints.scores()
+    times.go_on("evaluation")
     with log.harmless(f"{workdir}/report.html"):
         write_report(workdir)
+    log.show(times.table())
     if start >= total:
         log.say(f"{workdir} is at step {start} of {total}: nothing is left to train")
     if stop.signal and not done:

@@ -42,7 +42,9 @@ RULES: dict[str, set[str]] = {
     "segjax/crf_rnn.py": allow("jax", "config crf ops"),
     "segjax/state.py": allow("jax flax optax", "config crf_rnn optim"),
     "segjax/steps.py": allow("jax numpy optax", "augment compiling config crf_rnn losses state"),
-    "segjax/log.py": allow("jax numpy importlib.metadata rich tensorboardX", "config files optim"),
+    "segjax/log.py": allow(
+        "jax numpy importlib.metadata rich tensorboardX", "config devices files optim"
+    ),
     "segjax/signals.py": allow("jax", "hosts"),
     "segjax/hosts.py": allow("jax", "log"),
     "segjax/plan.py": allow("jax optax rich", "config state steps"),

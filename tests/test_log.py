@@ -1,12 +1,13 @@
 import csv
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.progress import TextColumn
 
-from segjax import log
+from segjax import devices, log
 from segjax.config import Config, Train
 
 
@@ -65,6 +66,32 @@ def test_a_log_file_gets_a_line_and_metrics_csv_a_row_at_every_flush(tmp_path, r
     ]
 
 
+def test_utilisation_is_written_where_the_device_is_known(tmp_path, reporter, monkeypatch):
+    clock = iter([10.0, 14.0, 15.0])
+    monkeypatch.setattr(log.time, "perf_counter", lambda: next(clock))
+    reporter.compiled(3e12)  # at 10
+    for step in (1, 2):
+        reporter.add(step, metrics(1.0), ["a"])
+    chip = devices.Chip("this one", 5e12, 0, 0.0, 0.0)
+    with monkeypatch.context() as patch:
+        patch.setitem(devices.PEAKS, jax.local_devices()[0].device_kind, chip)
+        reporter.flush(wait=0.0)  # at 14: two steps in 4 s
+    reporter.add(3, metrics(1.0), ["a"])
+    reporter.flush(wait=0.0)
+    known, unknown = rows(tmp_path / "metrics.csv")
+    assert float(known["mfu"]) == pytest.approx(2 * 3e12 / 4 / 5e12) and "mfu" not in unknown
+
+
+def test_a_file_of_fewer_columns_is_gone_on_with(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,loss\n1,0.5\n2,0.4\n")
+    with log.Log(tmp_path, step=1) as writer:
+        writer.write(2, {"loss": 0.3, "mfu": 0.25})
+    assert rows(tmp_path / "metrics.csv") == [
+        {"step": "1", "loss": "0.5"},
+        {"step": "2", "loss": "0.3", "mfu": "0.25"},
+    ]
+
+
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_is_named_with_its_step_and_images(tmp_path, reporter, loss):
     reporter.add(1, metrics(1.0), ["a", "b"])
@@ -96,3 +123,17 @@ def test_a_terminal_that_hung_up_costs_nothing(monkeypatch):
 
 def test_progress_shows_names_as_they_are():
     assert [c.markup for c in log.progress().columns if isinstance(c, TextColumn)] == [False] * 2
+
+
+def test_every_moment_counts_for_one_part(monkeypatch):
+    clock = iter([0, 1, 3, 7, 15, 31, 63])
+    monkeypatch.setattr(log.time, "perf_counter", lambda: next(clock))
+    times = log.Times()  # at 0
+    times.go_on("steps")  # at 1
+    with times.spent("saving"), times.spent("input"):  # from 3, and from 7 to 15
+        pass
+    # until 31
+    table = times.table()  # at 63
+    assert times.seconds == {"start": 1, "steps": 2 + 32, "saving": 4 + 16, "input": 8}
+    cells = [list(column.cells) for column in table.columns]
+    assert [cell[-1] for cell in cells] == ["total", "63.0", "100.0%"]

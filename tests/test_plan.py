@@ -8,7 +8,7 @@ import pytest
 import rich.console
 
 from segjax import plan
-from segjax.config import Config
+from segjax.config import Compile, Config
 
 
 class Net(nn.Module):
@@ -24,9 +24,12 @@ class Net(nn.Module):
 PARAMETERS = 3 * 3 * 3 * 8 + 8 + 8 * 3 + 3
 
 
+CONFIG = Config(model=Net(), compile=Compile(libraries=False))  # oneDNN has buffers of its own
+
+
 @pytest.fixture(scope="module")
 def made():
-    return plan.make(Config(model=Net()), [(32, 48), (64, 64)], [1, 4], memory=10**7)
+    return plan.make(CONFIG, [(32, 48), (64, 64)], [1, 4], memory=10**7)
 
 
 def test_every_crop_and_batch_is_measured(made):
@@ -65,7 +68,7 @@ def test_memory_grows_with_the_batch_and_the_largest_that_fits_is_on_the_line(ma
     batch = made.largest((64, 64))
     each = (four.memory - one.memory) / 3
     assert one.memory + (batch - 1) * each <= made.memory < one.memory + batch * each
-    enough = plan.measure(Config(model=Net()), (64, 64), batch)
+    enough = plan.measure(CONFIG, (64, 64), batch)
     np.testing.assert_allclose(enough.memory, made.memory, rtol=0.1)
 
 

@@ -1,5 +1,6 @@
 """Evaluations from files on disk to scores and label maps: the same for any batch and devices."""
 
+import re
 import shutil
 import signal
 
@@ -289,6 +290,28 @@ def test_parameters_that_are_not_finite_end_the_run_and_keep_the_good_ones(tmp_p
         training.train(config, tmp_path / "run")
     for leaf in jax.tree.leaves(open_run(tmp_path / "run", "latest").variables):
         assert np.isfinite(leaf).all()
+
+
+def test_a_step_copies_nothing_and_the_run_tells_where_its_time_went(tmp_path, monkeypatch, capsys):
+    real = steps.parallel
+
+    def parallel(*args, **kwargs):
+        step = real(*args, **kwargs)
+
+        def guarded(*arguments):
+            with jax.transfer_guard("disallow"):
+                return step(*arguments)
+
+        guarded.lower = step.lower
+        return guarded
+
+    monkeypatch.setattr(steps, "parallel", parallel)
+    training.train(settings(tmp_path, 2), tmp_path / "run")
+    said = capsys.readouterr().err
+    parts = ("start", "steps", "input", "compilation", "saving", "evaluation", "total")
+    seconds = [float(re.search(rf"^│ {part} *│ *([\d.]+) ", said, re.M)[1]) for part in parts]
+    assert seconds[-1] == pytest.approx(sum(seconds[:-1]), abs=0.5)
+    assert seconds[parts.index("compilation")] > 0
 
 
 def test_a_damaged_log_does_not_stop_a_run(tmp_path):

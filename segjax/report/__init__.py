@@ -176,6 +176,7 @@ def curves(metrics: list[Mapping[str, str]]) -> list[str]:
         charts.line_chart(
             "time spent waiting for input", "step", {"wait": line("input_wait")}, percent=True
         ),
+        charts.line_chart("model FLOPs utilisation", "step", {"MFU": line("mfu")}, percent=True),
     ]
     return [chart for chart in drawn if chart]
 
