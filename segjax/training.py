@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from segjax import checkpoint, hosts, log, pretrained, signals, steps
+from segjax import checkpoint, hosts, log, pretrained, profiling, signals, steps
 from segjax import config as config_lib
 from segjax import state as state_lib
 from segjax import workdir as workdir_lib
@@ -22,21 +22,27 @@ from segjax.evaluate.scoring import evaluator
 from segjax.report.evaluation_files import write_evaluation, write_report
 
 
-def train(config: Config, workdir: pathlib.Path) -> int:
+def train(config: Config, workdir: pathlib.Path, *, profile: tuple[int, int] | None = None) -> int:
     """Trains a network, or goes on where `workdir` stopped.
 
     Args:
       config: of the run.
       workdir: its folder, made when missing.
+      profile: the first and the last step to trace into `workdir`/profile; None for none.
 
     Returns:
       The number of the signal that stopped the run, 0 when it came to its end.
 
     Raises:
-      ValueError: configuration, data, devices and folder do not fit together.
+      ValueError: configuration, data, devices, folder and `profile` do not fit together.
       FloatingPointError: the loss, a gradient or a parameter is not finite.
     """
     times = log.Times()
+    if profile and profile[1] > config.train.steps:
+        raise ValueError(
+            f"--profile is {profile[0]}:{profile[1]}, but train.steps is {config.train.steps}; "
+            "write FIRST:LAST, two steps of the run"
+        )
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(signals.stop_signals())
         config, prepared = prepare(config)
@@ -57,6 +63,7 @@ def train(config: Config, workdir: pathlib.Path) -> int:
         batches = stack.enter_context(train_batches(config, prepared, position))
         writer = stack.enter_context(log.Log(workdir, step=start))
         reporter = stack.enter_context(log.Reporter(config, writer, start))
+        trace = stack.enter_context(profiling.Profile(workdir / "profile", profile))
         train_step = steps.parallel(
             steps.train_step, config=config, tx=tx, class_weights=weights, donate=True
         )
@@ -71,6 +78,7 @@ def train(config: Config, workdir: pathlib.Path) -> int:
                 with times.spent("evaluation"):
                     score(start, state)
             for step in range(start + 1, total + 1):
+                trace.begin(step)
                 with times.spent("input"):
                     batch = next(batches)
                 images = {"image": batch.image, "label": batch.label}
@@ -78,6 +86,7 @@ def train(config: Config, workdir: pathlib.Path) -> int:
                     with times.spent("compilation"):
                         reporter.compiled(steps.compile(train_step, state, images, key))
                 state, metrics = train_step(state, images, key)
+                trace.end(step, metrics)
                 reporter.add(step, metrics, batch.ids)
                 stopping = stop.reached()
                 save = stopping or score.is_due(step) or step % config.train.checkpoint_every == 0
@@ -112,6 +121,8 @@ def train(config: Config, workdir: pathlib.Path) -> int:
     with log.harmless(f"{workdir}/report.html"):
         write_report(workdir)
     log.show(times.table())
+    if profile and start >= profile[1]:
+        log.warn(f"--profile: step {profile[1]} was before step {start}; nothing is traced")
     if start >= total:
         log.say(f"{workdir} is at step {start} of {total}: nothing is left to train")
     if stop.signal and not done:

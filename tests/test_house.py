@@ -45,6 +45,7 @@ RULES: dict[str, set[str]] = {
     "segjax/log.py": allow(
         "jax numpy importlib.metadata rich tensorboardX", "config devices files optim"
     ),
+    "segjax/profiling.py": allow("jax", "log"),
     "segjax/signals.py": allow("jax", "hosts"),
     "segjax/hosts.py": allow("jax", "log"),
     "segjax/plan.py": allow("jax optax rich", "config state steps"),
@@ -55,7 +56,8 @@ RULES: dict[str, set[str]] = {
     ),
     "segjax/training.py": allow(
         "jax numpy optax",
-        "checkpoint config data evaluate hosts log pretrained report signals state steps workdir",
+        "checkpoint config data evaluate hosts log pretrained profiling report signals state steps "
+        "workdir",
     ),
     "segjax/data": allow(
         "numpy cv2 PIL pycocotools rich tensorflow_datasets",

@@ -306,12 +306,16 @@ def test_a_step_copies_nothing_and_the_run_tells_where_its_time_went(tmp_path, m
         return guarded
 
     monkeypatch.setattr(steps, "parallel", parallel)
-    training.train(settings(tmp_path, 2), tmp_path / "run")
+    training.train(settings(tmp_path, 2), tmp_path / "run", profile=(2, 2))
     said = capsys.readouterr().err
+    [trace] = (tmp_path / "run/profile").rglob("*.xplane.pb")
+    assert b"eval_step" not in trace.read_bytes() and b"train_step" in trace.read_bytes()
     parts = ("start", "steps", "input", "compilation", "saving", "evaluation", "total")
     seconds = [float(re.search(rf"^│ {part} *│ *([\d.]+) ", said, re.M)[1]) for part in parts]
     assert seconds[-1] == pytest.approx(sum(seconds[:-1]), abs=0.5)
     assert seconds[parts.index("compilation")] > 0
+    with pytest.raises(ValueError, match=r"--profile is 2:3, but train.steps is 2; write FIRST"):
+        training.train(settings(tmp_path, 2), tmp_path / "run", profile=(2, 3))
 
 
 def test_a_damaged_log_does_not_stop_a_run(tmp_path):

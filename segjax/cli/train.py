@@ -37,7 +37,8 @@ def main(argv: Sequence[str]) -> int:
     config = overrides.read(arguments.config, rest)
     try:
         with shared.joined(arguments):
-            stopped = training.train(config, pathlib.Path(arguments.workdir).expanduser())
+            workdir = pathlib.Path(arguments.workdir).expanduser()
+            stopped = training.train(config, workdir, profile=arguments.profile)
     except FloatingPointError as error:
         log.warn(f"segjax train: {error}")
         return FAILED
@@ -51,5 +52,21 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workdir", required=True, metavar="DIR", help="the folder of the run; made when missing"
     )
+    parser.add_argument(
+        "--profile",
+        type=_steps,
+        metavar="FIRST:LAST",
+        help="trace these steps, 101:105, with JAX's profiler into DIR/profile; xprof DIR/profile "
+        "shows the trace",
+    )
     shared.hosts(parser)
     return parser
+
+
+def _steps(text: str) -> tuple[int, int]:
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise argparse.ArgumentTypeError(
+            f"{text} is no range of steps; write the first and the last, --profile=101:105"
+        )
+    return int(first), int(last)

@@ -67,6 +67,15 @@ def test_other_faults_of_a_device_are_not_hidden(monkeypatch):
         cli.main(["eval"])
 
 
+@pytest.mark.parametrize("steps", ["5", "0:5", "7:5", "a:b", ":", "1:2:3", "-1:2"])
+def test_a_wrong_range_of_steps_is_one_message(steps, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "--config=demo", "--workdir=run", f"--profile={steps}"])
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"{steps} is no range of steps; write the first and the last, --profile=101:105" in last
+
+
 @pytest.mark.parametrize("command", [[], *([name] for name in cli.COMMANDS)])
 def test_help_has_examples_and_imports_nothing_slow(command):
     code = (
