@@ -42,6 +42,7 @@ class Data:
     workers: int = 0  # decoding processes; 0: threads of this process
     threads: int = 4  # decoding threads per process
     prefetch: int = 2  # batches kept ready on the device
+    max_decode_errors: int = 0  # damaged pictures of the training split to leave out at the most
 
 
 @dataclasses.dataclass
@@ -227,6 +228,7 @@ RANGES = {  # smallest and largest value of a number, ends included, or of each 
     "train.recompute_batch_stats": (-1, INF),
     **dict.fromkeys(("data.num_train", "data.num_val", "data.workers"), (0, INF)),
     **dict.fromkeys(("data.threads", "data.prefetch"), (1, INF)),
+    "data.max_decode_errors": (0, INF),
     **dict.fromkeys(("data.canvas", "augment.crop", "augment.largest_crop"), (0, INF)),
     **dict.fromkeys(("augment.flip", "augment.rotate_prob", "augment.blur_prob"), (0, 1)),
     **dict.fromkeys(("augment.brightness", "augment.contrast", "augment.saturation"), (0, 1)),

@@ -63,7 +63,7 @@ RULES: dict[str, set[str]] = {
         "numpy cv2 PIL pycocotools rich tensorflow_datasets",
         "config data files ops.IGNORE_LABEL",
     ),
-    "segjax/data/pipeline.py": allow("jax absl grain"),
+    "segjax/data/pipeline.py": allow("jax absl grain", "log"),
     "segjax/pretrained": allow("jax numpy flax", "config.Input models pretrained"),
     "segjax/pretrained/files.py": allow("pickle safetensors torch", "files"),
     "segjax/predict": allow(

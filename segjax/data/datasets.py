@@ -202,7 +202,7 @@ class Prepared(Checked):
             records = builder.as_data_source(split, decoders={"image": skip, "label": skip})
         except Exception as error:  # damage makes tfds and ArrayRecord raise errors of many types
             raise DataError(_damaged(self.folders[split], error)) from error
-        return _Records(records, self.folders[split])
+        return _Records(records, self.folders[split], self.summaries[split].names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +211,7 @@ class _Records(Sequence):
 
     records: Sequence[dict[str, bytes]]
     folder: pathlib.Path
+    names: Sequence[str]  # of the records; none in a folder of an older version
 
     def __len__(self) -> int:
         return len(self.records)
@@ -221,8 +222,9 @@ class _Records(Sequence):
         try:
             return self.records[index]
         except Exception as error:  # as above
+            name = f" ({self.names[index]})" if self.names else ""
             raise DataError(
-                f"record {index} cannot be read: {_damaged(self.folder, error)}"
+                f"record {index}{name} cannot be read: {_damaged(self.folder, error)}"
             ) from error
 
 
@@ -234,7 +236,9 @@ def prepare(data: config.Data, splits: Sequence[str] = (), *, show: bool = True)
     """Returns the records of a data set, written first where they are not yet in `data.cache`.
 
     Preparing reads every file once, checks it, and prints how often each class occurs. A folder
-    appears in the cache when it is complete; a process that wants it meanwhile waits for it.
+    appears in the cache when it is complete; a process that wants it meanwhile waits for it. Up to
+    `data.max_decode_errors` pairs of the training split are left out, and named, whose files cannot
+    be decoded.
 
     Args:
         data: name, folder and options of the data set.
@@ -249,6 +253,8 @@ def prepare(data: config.Data, splits: Sequence[str] = (), *, show: bool = True)
     folders = {split: _folder(builder, data) for split, builder in builders.items()}
     written = [split for split in builders if _write(builders[split], folders[split])]
     summaries = {split: _summary(folder) for split, folder in folders.items()}
+    for split, builder in builders.items():
+        _tell_undecoded(split, summaries[split].undecoded, builder.max_decode_errors)
     dataset = _complete(find(data.name), next(iter(builders.values())), summaries)
     prepared = Prepared(dataset, summaries, folders, skipped=_skipped(builders))
     if written and show:
@@ -332,10 +338,26 @@ def _builders(data: config.Data, splits: Sequence[str]) -> dict[str, Segmentatio
         raise ValueError(f"'{data.name}' is generated: --config.data.label_map has no effect there")
     splits = splits or (data.train_split, data.val_split)
     builders = {s: kind(data.dir, s, label_map=label_map, **options) for s in splits}
+    if data.train_split in builders:
+        builders[data.train_split].max_decode_errors = data.max_decode_errors
     if data.train_split not in splits and not next(iter(builders.values())).knows_classes:
         # The ids of one split are not the classes: it may lack one that others have.
         return _builders(data, (data.train_split, *splits))
     return builders
+
+
+def _tell_undecoded(split: str, undecoded: Sequence[str], allowed: int) -> None:
+    """Warns of the files that were left out; raises DataError where they are more than allowed."""
+    lines = [f"left out of the split {split}: {line}" for line in undecoded]
+    if len(lines) > allowed:
+        raise DataError(
+            "\n".join(lines) + f"\nMend the files, or write --config.data.max_decode_errors="
+            f"{len(lines)} to train without them"
+        )
+    for line in lines:
+        Console(stderr=True).print(
+            line, style="yellow", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 def _with_folders() -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from segjax.data import images
 from segjax.data.folders import in_brackets, near_miss, printable
-from segjax.data.images import DataError
+from segjax.data.images import DataError, DecodeError
 from segjax.ops import IGNORE_LABEL
 
 SHOWN = 10  # problems listed in one error
@@ -68,6 +68,8 @@ class Summary:
     brightest: int = -1  # of those, 0..255
     class_weights: list[float] = dataclasses.field(default_factory=list)  # median frequency, 0..254
     files: dict[str, int] = dataclasses.field(default_factory=dict)  # of the records: bytes
+    names: list[str] = dataclasses.field(default_factory=list)  # ids, in the order of the records
+    undecoded: list[str] = dataclasses.field(default_factory=list)  # files left out, and why
 
     def add(self, example: Example) -> None:
         """Counts one example."""
@@ -80,6 +82,7 @@ class Summary:
         self.least_width = min(width, self.least_width or width)
         present = example.pixels > 0
         self.num_images += 1
+        self.names.append(example.id)
         self.pixels = (np.array(self.pixels) + example.pixels).tolist()
         self.images = (np.array(self.images) + present).tolist()
         self.image_pixels = (np.array(self.image_pixels) + present * height * width).tolist()
@@ -256,7 +259,7 @@ def _about(name: str) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise DataError(f"{name} {error}") from error
+        raise type(error)(f"{name} {error}") from error
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error.strerror}") from error
 
@@ -267,15 +270,26 @@ def read_pairs(
     read_label: Callable[[Pair], np.ndarray],
     *,
     drawn: str = "upright",
+    allowed: int = 0,
+    undecoded: list[str] | None = None,
 ) -> Iterator[Example]:
     """Reads pairs in order, on several threads; see `read_pair`.
+
+    Args:
+        pairs: where images and masks are.
+        root: of the data set.
+        read_label: as for `read_pair`.
+        drawn: as for `read_pair`.
+        allowed: pairs that are left out at the most because a file cannot be decoded.
+        undecoded: gets a sentence on each of those.
 
     Raises:
         DataError: after the last pair, or after the tenth problem, with all of them.
     """
-    problems = []
+    problems: list[str] = []
+    undecoded = [] if undecoded is None else undecoded
     waiting = collections.deque()
-    pairs = iter(pairs)
+    pairs, count = iter(pairs), 0
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         while len(problems) < SHOWN:
             for pair in itertools.islice(pairs, 2 * THREADS - len(waiting)):
@@ -284,13 +298,20 @@ def read_pairs(
                 break
             try:
                 yield waiting.popleft().result()
+                count += 1
+            except DecodeError as error:
+                undecoded.append(str(error))
+                if len(undecoded) > allowed:  # with the first too many, all before it
+                    problems += undecoded if len(undecoded) == allowed + 1 else undecoded[-1:]
             except DataError as error:
                 problems.append(str(error))
         pool.shutdown(cancel_futures=True)
+    if not count and not problems:
+        problems = undecoded
     if len(problems) == 1:
         raise DataError(problems[0])
     if problems:
-        more = " (the first ones; there may be more)" if len(problems) == SHOWN else ""
+        more = " (the first ones; there may be more)" if len(problems) >= SHOWN else ""
         raise DataError(
             f"{len(problems)} problems{more}:\n" + "\n".join(f"- {p}" for p in problems)
         )

@@ -46,6 +46,10 @@ class DataError(ValueError):
     """A mistake in a data set; the message names the file and what mends it."""
 
 
+class DecodeError(DataError):
+    """The bytes of a file are no picture that can be decoded: truncated or something else."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Decoded:
     """A decoded image file, ready for a network."""
@@ -184,20 +188,20 @@ def _load(data: bytes) -> tuple[Image.Image, int]:
             upright = ImageOps.exif_transpose(image)
             upright.format, image = kind, upright
     except Exception as error:
-        raise DataError(_damaged(data, error)) from error
+        raise DecodeError(_damaged(data, error)) from error
     return image, orientation if orientation in range(1, 9) else 1
 
 
 def _open(data: bytes) -> Image.Image:
     """Reads the header of an image file, and refuses what must not be decoded."""
     if not data:
-        raise DataError("is empty (0 bytes); copy or export it again")
+        raise DecodeError("is empty (0 bytes); copy or export it again")
     try:
         image = Image.open(io.BytesIO(_with_colour_palette(data)), formats=FORMATS)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DataError(_too_large()) from None
     except Exception as error:  # a damaged header can make Pillow raise any error
-        raise DataError(_what_else(data)) from error
+        raise DecodeError(_what_else(data)) from error
     limit = Image.MAX_IMAGE_PIXELS
     # Below twice the limit Pillow only warns, and warnings cannot be caught on threads.
     if limit is not None and image.width * image.height > limit:
@@ -212,7 +216,7 @@ def _open(data: bytes) -> Image.Image:
     try:
         pages = _pages(image)
     except Exception as error:  # as above
-        raise DataError(_damaged(data, error)) from error
+        raise DecodeError(_damaged(data, error)) from error
     if pages > 1:
         raise DataError(f"has {pages} frames or pages; one picture is needed. Extract one")
     return image

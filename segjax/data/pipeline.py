@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from segjax import config
+from segjax import config, log
 from segjax.data import images
 from segjax.data.datasets import Prepared
 from segjax.data.images import DataError
@@ -35,6 +35,7 @@ class Batch:
     label: jax.Array  # uint8 [D, b, H, W]; 255 where ignored, and on the padding
     ids: list[str]  # D * b names; "" where the last batch of an evaluation has no image left
     sizes: np.ndarray  # int32 [D * b, 2], height and width before padding; 0, 0 for no image
+    damaged: dict[int, str]  # numbers of records that others stand in for, and why
 
 
 def train_batches(
@@ -47,6 +48,9 @@ def train_batches(
     fill: Sequence[float],
 ) -> "Batches":
     """Returns endless batches of the training split in shuffled order.
+
+    Up to `data.max_decode_errors` records of this process that cannot be decoded are named, and the
+    next one of the split stands in for each: the order stays a function of the seed and the files.
 
     Args:
         prepared: the data set.
@@ -66,8 +70,8 @@ def train_batches(
             f"write --config.train.batch_size={max(round(batch_size / everywhere), 1) * everywhere}"
         )
     source = _limit(prepared.source(data.train_split), data.num_train, "num_train")
-    order = grain.MapDataset.source(source).shuffle(seed).repeat()
-    load = _loader(prepared, data, data.train_split, fill)
+    order = grain.MapDataset.range(len(source)).shuffle(seed).repeat()
+    load = _loader(prepared, data, data.train_split, fill, source, data.max_decode_errors)
     return Batches(order, load, data, batch_size=batch_size, devices=devices)
 
 
@@ -98,8 +102,8 @@ def eval_batches(
     everywhere = len(devices) * jax.process_count()
     batch_size = -(-batch_size // everywhere) * everywhere
     source = _limit(prepared.source(split), data.num_val, "num_val")
-    order = grain.MapDataset.source(_FilledUp(source, batch_size))
-    load = _loader(prepared, data, split, fill)
+    order = grain.MapDataset.source(_FilledUp(len(source), batch_size))
+    load = _loader(prepared, data, split, fill, source)
     return Batches(order, load, data, batch_size=batch_size, devices=devices)
 
 
@@ -129,6 +133,7 @@ class Batches(Iterator[Batch]):
         self._order, self._load, self._data = order, load, data
         self._batch_size, self._devices = batch_size, devices
         self._taken = 0  # images of the global order that were handed out
+        self._damaged: set[int] = set()  # records that others stood in for
         self._ready: queue.Queue | None = None
         self._thread: threading.Thread | None = None
 
@@ -138,6 +143,8 @@ class Batches(Iterator[Batch]):
             self._start()
         item = self._ready.get()
         self.wait += time.perf_counter() - start
+        if isinstance(item, Batch) and not item.damaged.keys() <= self._damaged:
+            item = self._told(item)
         if isinstance(item, BaseException):
             self.close()
             self._ready = queue.Queue()
@@ -170,6 +177,18 @@ class Batches(Iterator[Batch]):
 
     def __del__(self) -> None:
         self._stop.set()
+
+    def _told(self, batch: Batch) -> Batch | DataError:
+        """Names the damaged records of a batch; returns the error where they are too many."""
+        for number in sorted(batch.damaged.keys() - self._damaged):
+            self._damaged.add(number)
+            if len(self._damaged) > self._data.max_decode_errors:
+                return DataError(
+                    f"{batch.damaged[number]}. It is one more than data.max_decode_errors, "
+                    f"{self._data.max_decode_errors}, lets be left out"
+                )
+            log.warn(f"left out, the next record stands in: {batch.damaged[number]}")
+        return batch
 
     def _start(self) -> None:
         share = self._batch_size // jax.process_count()
@@ -221,7 +240,8 @@ def _prefetch(
                 loaded[name].reshape(len(devices), -1, *loaded[name].shape[1:])
                 for name in ("image", "label")
             ]
-            item = Batch(*jax.device_put(arrays, sharding), loaded["ids"], loaded["sizes"])
+            arrays = jax.device_put(arrays, sharding)
+            item = Batch(*arrays, loaded["ids"], loaded["sizes"], loaded["damaged"])
         except BaseException as error:  # it belongs to the consumer, StopIteration as well
             item = error
         while not stop.is_set():
@@ -283,22 +303,31 @@ class _Mine:
 
 @dataclasses.dataclass(frozen=True)
 class _FilledUp:
-    """A source, padded with None to a multiple of the batch size."""
+    """The numbers of so many records, padded with None to a multiple of the batch size."""
 
-    source: Sequence
+    count: int
     batch_size: int
 
     def __len__(self) -> int:
-        return -(-len(self.source) // self.batch_size) * self.batch_size
+        return -(-self.count // self.batch_size) * self.batch_size
 
-    def __getitem__(self, index: int) -> dict[str, bytes] | None:
-        return self.source[index] if index < len(self.source) else None
+    def __getitem__(self, index: int) -> int | None:
+        return index if index < self.count else None
 
 
 def _loader(
-    prepared: Prepared, data: config.Data, split: str, fill: Sequence[float]
-) -> Callable[[Sequence[Any]], dict[str, Any]]:
-    """Returns the function from records to a batch, or raises ValueError for a small canvas."""
+    prepared: Prepared,
+    data: config.Data,
+    split: str,
+    fill: Sequence[float],
+    source: Sequence[dict[str, bytes]],
+    spare: int = 0,
+) -> Callable[[Sequence[int | None]], dict[str, Any]]:
+    """Returns the function from numbers of records to a batch.
+
+    Raises:
+        ValueError: the canvas is too small.
+    """
     height, width = prepared.canvas(split)
     canvas = (data.canvas[0] or height, data.canvas[1] or width)
     if canvas[0] < height or canvas[1] < width:
@@ -310,44 +339,66 @@ def _loader(
             f'--config.data.canvas="({height},{width})", or "(0,0)" for the largest'
         )
     colour = tuple(int(c) for c in np.clip(np.round(fill), 0, 255))
-    return functools.partial(load, canvas=canvas, fill=colour, where=str(prepared.folders[split]))
+    where = str(prepared.folders[split])
+    return functools.partial(
+        load, source=source, canvas=canvas, fill=colour, where=where, spare=spare
+    )
 
 
 def load(
-    records: Sequence[dict[str, bytes] | None],
+    numbers: Sequence[int | None],
     *,
+    source: Sequence[dict[str, bytes]],
     canvas: tuple[int, int],
     fill: tuple[int, int, int],
     where: str,
+    spare: int = 0,
 ) -> dict[str, Any]:
     """Decodes records onto a canvas.
 
     Args:
-        records: of a prepared split; None for no image.
+        numbers: of the records in `source`; None for no image.
+        source: the records of a prepared split.
         canvas: height and width in pixels.
         fill: RGB around the image.
         where: the folder of the records, for errors.
+        spare: how many of the records after one that is damaged are tried in its place.
 
     Returns:
-        `image` uint8 [n, H, W, 3], `label` uint8 [n, H, W], `ids` n strings, `sizes` int32 [n, 2].
+        `image` uint8 [n, H, W, 3], `label` uint8 [n, H, W], `ids` n strings, `sizes` int32 [n, 2],
+        and `damaged`, the errors of the records that another one stands in for, by number.
 
     Raises:
-        DataError: a record cannot be decoded.
+        DataError: a record cannot be read or decoded, nor one that could stand in for it.
     """
-    image = np.full((len(records), *canvas, 3), fill, np.uint8)
-    label = np.full((len(records), *canvas), IGNORE_LABEL, np.uint8)
-    ids, sizes = [], np.zeros((len(records), 2), np.int32)
-    for i, record in enumerate(records):
-        ids.append("" if record is None else record["id"].decode())
-        if record is None:
+    image = np.full((len(numbers), *canvas, 3), fill, np.uint8)
+    label = np.full((len(numbers), *canvas), IGNORE_LABEL, np.uint8)
+    ids, sizes = [""] * len(numbers), np.zeros((len(numbers), 2), np.int32)
+    damaged: dict[int, str] = {}
+    for i, number in enumerate(numbers):
+        if number is None:
             continue
-        try:
-            rgb, train_ids = images.read_image(record["image"]), images.read_mask(record["label"])
-        except DataError as error:
-            raise DataError(
-                f"record {ids[i]} {error}; delete {where} to prepare the data set again"
-            ) from error
+        for offset in range(spare + 1):
+            candidate = (number + offset) % len(source)
+            try:
+                ids[i], rgb, train_ids = _decode(source[candidate], where)
+                break
+            except DataError as error:
+                damaged[candidate] = str(error)
+                if offset == spare:
+                    raise
         height, width = sizes[i] = train_ids.shape
         image[i, :height, :width] = rgb
         label[i, :height, :width] = train_ids
-    return {"image": image, "label": label, "ids": ids, "sizes": sizes}
+    return {"image": image, "label": label, "ids": ids, "sizes": sizes, "damaged": damaged}
+
+
+def _decode(record: dict[str, bytes], where: str) -> tuple[str, np.ndarray, np.ndarray]:
+    """Returns the id of a record, its image uint8 [H, W, 3] and its label uint8 [H, W]."""
+    name = record["id"].decode()
+    try:
+        return name, images.read_image(record["image"]), images.read_mask(record["label"])
+    except DataError as error:
+        raise DataError(
+            f"record {name} {error}; delete {where} to prepare the data set again"
+        ) from error

@@ -195,7 +195,7 @@ def test_flipped_bytes_of_a_record_are_named_with_the_folder(own):
     middle = data.index(b"\xff\xd8\xff") + 200  # in the first image; the file ends in padding
     data[middle] ^= 255
     file.write_bytes(data)
-    with pytest.raises(DataError, match=rf"{folder} is damaged .*delete this folder to prepare"):
+    with pytest.raises(DataError, match=rf"\(000\).*{folder} is damaged .*delete this folder to"):
         list(prepared.source("train"))
 
 
@@ -376,6 +376,27 @@ def test_truncated_files(own, name, keep):
     raw(own, name).write_bytes(data[:end])
     says = "is empty (0 bytes)" if not end else "it is truncated"
     check_raises(own, f"{name} {'' if not end else 'cannot be decoded ('}", says)
+
+
+def test_damaged_pictures_are_left_out_up_to_a_number(own, capsys):
+    last = sorted(path.name for path in raw(own, "images").iterdir())[-1]  # in the split val
+    for name in ("000.jpg", "004.jpg"):
+        raw(own, f"images/{name}").write_bytes(raw(own, f"images/{name}").read_bytes()[:40])
+    check_raises(dataclasses.replace(own, max_decode_errors=1), "2 problems", "images/000.jpg")
+    two = dataclasses.replace(own, max_decode_errors=2)
+    for _ in range(2):  # the second time they are prepared
+        prepared = datasets.prepare(two, show=False)
+        assert [r["id"] for r in prepared.source("train")][:3] == [b"001", b"002", b"003"]
+        assert prepared.summaries["train"].num_images == 7
+        said = capsys.readouterr().err
+        assert "left out of the split train: images/000.jpg cannot be decoded (40 bytes" in said
+        assert "left out of the split train: images/004.jpg cannot be decoded (40 bytes" in said
+    with pytest.raises(
+        DataError, match=r"000\.jpg cannot.*\n.*004\.jpg.*\n.*max_decode_errors=2 to"
+    ):
+        datasets.prepare(own)
+    raw(own, f"images/{last}").write_bytes(b"")
+    check_raises(two, f"images/{last} is empty")  # an evaluation counts every image
 
 
 @pytest.mark.parametrize("name", ["images/004.jpg", "masks/004.png"])

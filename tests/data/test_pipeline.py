@@ -253,6 +253,49 @@ def test_errors_of_the_loader_reach_the_consumer(prepared, data, workers):
     assert not loaders()
 
 
+def test_the_next_record_stands_in_for_a_damaged_one(data, tmp_path, capsys):
+    data = dataclasses.replace(data, cache=str(tmp_path))
+    prepared = datasets.prepare(data, show=False)
+    [file] = [p for p in prepared.folders["train"].iterdir() if "array_record" in p.name]
+    records = bytearray(file.read_bytes())
+    records[records.index(b"\xff\xd8\xff") + 200] ^= 255  # in image 000
+    file.write_bytes(records)
+    with train(prepared, data, batch_size=9) as strict, pytest.raises(Exception, match=r"\(000\)"):
+        next(strict)  # an epoch
+    allowing = dataclasses.replace(data, max_decode_errors=1)
+    with train(prepared, allowing) as batches:
+        before, position, *after = (
+            next(batches),
+            batches.get_state(),
+            *(next(batches), next(batches)),
+        )
+    names = [name for batch in (before, *after) for name in batch.ids]
+    assert len(names) == 12 and "000" not in names and names[:9].count("001") == 2
+    assert "left out, the next record stands in: record 0 (000)" in capsys.readouterr().err
+    with train(prepared, allowing) as again:
+        again.set_state(position)
+        for expected in after:
+            same(next(again), expected)
+
+
+def test_more_damaged_records_than_allowed_end_the_run(prepared, data):
+    class Broken:
+        def __len__(self):
+            return 9
+
+        def __getitem__(self, index):
+            record = prepared.source("train")[index]
+            return record | {"image": b""} if index in (2, 6) else record
+
+    broken = dataclasses.replace(prepared)
+    object.__setattr__(broken, "source", lambda split: Broken())
+    allowing = dataclasses.replace(data, max_decode_errors=1)
+    told = pytest.raises(DataError, match=r"record 00[26] is empty.*one more than .*errors, 1")
+    with train(broken, allowing, batch_size=1) as batches, told:
+        for _ in range(9):
+            next(batches)
+
+
 def test_no_thread_survives(prepared, data):
     before = threading.active_count()
     batches = train(prepared, data)

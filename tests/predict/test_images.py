@@ -119,7 +119,7 @@ def test_training_and_prediction_see_the_same_pixels(folder, tmp_path, capsys):
     )
     prepared = datasets.prepare(data, ["train"], show=False)
     for record in prepared.source("train"):
-        loaded = pipeline.load([record], canvas=(18, 18), fill=(0, 0, 0), where="")
+        loaded = pipeline.load([0], source=[record], canvas=(18, 18), fill=(0, 0, 0), where="")
         expected = inputs.read(written[record["id"].decode()])
         height, width = loaded["sizes"][0]
         np.testing.assert_array_equal(loaded["image"][0, :height, :width], expected)

@@ -36,6 +36,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     NESTED: ClassVar[tuple[str, ...]] = ()  # folders that the layout may begin in
     # What masks were drawn on where an EXIF orientation keeps the size: published ones as stored.
     drawn: str = "stored"
+    max_decode_errors: int = 0  # pairs left out at the most because a file cannot be decoded
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         # Not in the registry of tfds, which has a cityscapes of its own.
@@ -116,7 +117,14 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
 
     def examples(self) -> Iterator[Example]:
         """Yields the checked examples of the split."""
-        return read_pairs(self.pairs, self.root, self.read_label, drawn=self.drawn)
+        return read_pairs(
+            self.pairs,
+            self.root,
+            self.read_label,
+            drawn=self.drawn,
+            allowed=self.max_decode_errors,
+            undecoded=self.summary.undecoded,
+        )
 
     def read_label(self, pair: Pair) -> np.ndarray:
         """Returns the train ids of a pair, uint8 [H, W].
