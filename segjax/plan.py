@@ -116,28 +116,32 @@ def make(
 
 def measure(config: Config, crop: tuple[int, int], batch: int) -> Point:
     """Compiles the training step of one device for a crop and a batch."""
-    config = dataclasses.replace(config, augment=dataclasses.replace(config.augment, crop=crop))
-    shapes, tx = _state(config, crop)
-    step = steps.parallel(
-        steps.train_step, config=config, tx=tx, donate=True, devices=jax.local_devices()[:1]
-    )
-    canvas = [max(sides) for sides in zip(config.data.canvas, crop, strict=True)]
-    images = {
-        "image": jax.ShapeDtypeStruct((1, batch, *canvas, 3), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((1, batch, *canvas), jnp.int32),
-    }
-    lowered = step.lower(shapes, images, jax.random.key(0))
-    compiled = lowered.compile()
-    memory = compiled.memory_analysis()
+    compiled = lower(config, crop, batch, jax.local_devices()[:1]).compile()
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Point(
         crop=crop,
         batch=batch,
-        flops=steps.operations(lowered),
-        traffic=compiled.cost_analysis()["bytes accessed"],
+        flops=cost["flops"],
+        traffic=cost["bytes accessed"],
         resident=memory.argument_size_in_bytes + new,
         temporary=memory.temp_size_in_bytes,
     )
+
+
+def lower(
+    config: Config, crop: tuple[int, int], batch: int, devices: Sequence[jax.Device]
+) -> jax.stages.Lowered:
+    """Returns the training step for a crop and a batch per device, not yet compiled."""
+    config = dataclasses.replace(config, augment=dataclasses.replace(config.augment, crop=crop))
+    shapes, tx = _state(config, crop)
+    step = steps.parallel(steps.train_step, config=config, tx=tx, donate=True, devices=devices)
+    canvas = [max(sides) for sides in zip(config.data.canvas, crop, strict=True)]
+    images = {
+        "image": jax.ShapeDtypeStruct((len(devices), batch, *canvas, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((len(devices), batch, *canvas), jnp.int32),
+    }
+    return step.lower(shapes, images, jax.eval_shape(jax.random.key, 0))
 
 
 def device_memory() -> int | None:

@@ -49,6 +49,7 @@ RULES: dict[str, set[str]] = {
     "segjax/signals.py": allow("jax", "hosts"),
     "segjax/hosts.py": allow("jax", "log"),
     "segjax/plan.py": allow("jax optax rich", "config state steps"),
+    "segjax/topologies.py": allow("jax importlib.util", "config devices plan"),
     "segjax/checkpoint.py": allow("jax numpy orbax", "files log state"),
     "segjax/workdir.py": allow(
         "jax numpy",
@@ -108,7 +109,7 @@ RULES: dict[str, set[str]] = {
     "experiments/output_stride.py": allow(inside="predict.protocols"),
     "experiments/pyramid_bins.py": allow(inside="ops"),
     "benchmarks": allow(
-        "jax numpy flax cv2 importlib models pydensecrf rich segjax skimage "
+        "crf jax numpy flax cv2 importlib models pydensecrf rich segjax skimage "
         "sklearn torch torchvision",
     ),
 }

@@ -1,13 +1,23 @@
-"""segjax plan: what a training step needs, compiled but not run."""
+"""segjax plan: what a training step needs, compiled but not run; on this machine or a TPU slice."""
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import rich.table
+
+    from segjax.config import Config
+    from segjax.topologies import Program, Slice
 
 from segjax.cli import arguments as shared
 
 EXAMPLES = """\
   segjax plan --config=configs/pspnet_cityscapes.py --memory 80
   segjax plan --config=segnet_camvid --crop 360x480 --batch 2 4 8 --config.model.dtype=bfloat16
+  segjax plan --config=segnet_camvid --topology=v5e:4x4 --batch 4
+
+The last needs no TPU, only libtpu: pip install 'segjax[tpu]' on Linux. It takes minutes.
 """
 
 
@@ -17,14 +27,19 @@ def main(argv: Sequence[str]) -> None:
     arguments, rest = command.parse_known_args(argv)
     if unknown := [word for word in rest if not word.startswith("--config.")]:
         command.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if arguments.topology and arguments.memory:
+        command.error("--memory is for this machine; that of a --topology is known")
     import jax
     from rich.console import Console
 
     from segjax import config as config_lib
-    from segjax import log, training
+    from segjax import log, topologies, training
     from segjax import plan as plan_lib
     from segjax.cli import overrides
 
+    topology = topologies.find(arguments.topology) if arguments.topology else None
+    if topology:
+        topologies.compile_only(topology)  # fails before anything is read
     config = overrides.read(arguments.config, rest)
     config_lib.check(config)
     crops = [shared.size("--crop", text) for text in arguments.crop]
@@ -33,13 +48,71 @@ def main(argv: Sequence[str]) -> None:
         config, prepared = training.prepare(config)
         known = [config.augment.crop, prepared.canvas(*prepared.summaries)]
     crops = crops or [size for size in known if min(size)][:1]
-    own = max(config.train.batch_size // jax.device_count(), 1)
+    devices = topology.chips if topology else jax.device_count()
+    own = max(config.train.batch_size // devices, 1)
+    network = f"{arguments.config}: {type(config.model).__name__}"
+    if topology:
+        cases = [(crop, batch) for crop in crops for batch in arguments.batch or [own]]
+        log.console.print(f"compiling {len(cases)} training steps for {topology.name}...")
+        Console().print(_of_slice(config, topology, cases, f"{network} on {topology.name}"))
+        return
     batches = arguments.batch or sorted({max(own // 2, 1), own, 2 * own})
     memory = None if arguments.memory is None else round(arguments.memory * plan_lib.GB)
     log.console.print(f"compiling {len(crops) * len(batches)} training steps...")
     made = plan_lib.make(config, crops, batches, memory=memory)
-    network = type(config.model).__name__
-    Console().print(made.table(f"{arguments.config}: {network}"))
+    Console().print(made.table(network))
+
+
+def _of_slice(
+    config: "Config", topology: "Slice", cases: Sequence[tuple[tuple[int, int], int]], title: str
+) -> "rich.table.Table":
+    """Compiles the steps of crops and batches for a slice; returns a column for each."""
+    import rich.table
+
+    from segjax import topologies
+
+    chip = topology.chip
+    table = rich.table.Table(title=f"{title}: {topology.chips} chips {chip.name}")
+    table.add_column("of one chip and step")
+    columns, notes = [], []
+    for (height, width), batch in cases:
+        table.add_column(f"{height}x{width}, batch {batch}", justify="right")
+        try:
+            program = topologies.train_step(config, topology, (height, width), batch)
+            columns.append(_cells(program, topology))
+        except topologies.TooLargeError as error:
+            change = topologies.smaller(config, batch)
+            notes.append(f"batch {batch} does not fit, write {change}. {error}")
+            columns.append({"fits": "no"})
+    for name in max(columns, key=len):
+        table.add_row(name, *(column.get(name, "") for column in columns))
+    table.caption = "\n".join([*notes, topologies.ASSUMPTIONS])
+    return table
+
+
+def _cells(program: "Program", topology: "Slice") -> dict[str, str]:
+    """Returns the column of a program, by the name of the row."""
+    from segjax import topologies
+
+    chips, chip, times = topology.chips, topology.chip, topologies.times(program, topology)
+    gib = 2**30
+    return {
+        "fits": "yes",
+        f"memory, of {chip.memory / gib:.0f} GiB": f"{program.memory / gib:.2f} GiB",
+        "operations": f"{program.flops / 1e9:,.1f} GFLOP",
+        f"operations of all {chips} chips": f"{program.flops * chips / 1e9:,.1f} GFLOP",
+        "traffic": f"{program.traffic / 1e9:,.2f} GB",
+        "all-reduces": f"{program.all_reduces}",
+        "all-reduced": f"{program.reduced / 1e6:,.2f} MB",
+        "on paper: operations": f"{1e3 * times.operations:,.2f} ms",
+        "on paper: traffic": f"{1e3 * times.traffic:,.2f} ms",
+        "on paper: all-reduces": f"{1e3 * times.all_reduce:,.2f} ms",
+        "share of the all-reduces": f"{times.all_reduce / times.step:.1%}",
+        **{
+            f"efficiency on {n:,} chips": f"{topologies.efficiency(program, topology, n):.1%}"
+            for n in topologies.SCALES
+        },
+    }
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,9 +127,12 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         type=shared.positive,
         metavar="N",
-        help="images per device [half, once and twice those of the configuration]",
+        help="images per device [half, once, twice those of the configuration; once for a slice]",
     )
     parser.add_argument(
         "--memory", type=float, metavar="GB", help="of the device, 1e9 bytes [asked of the device]"
+    )
+    parser.add_argument(
+        "--topology", metavar="NAME", help="a TPU slice that need not be there, as v5e:4x4"
     )
     return parser
