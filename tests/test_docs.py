@@ -25,9 +25,14 @@ def test_a_page_asks_for_nothing_from_elsewhere_and_fits_a_phone(browser, page):
     assert browser.get_log("browser") == []
     urls = [url for url in browsers.requests(browser) if not url.startswith("data:")]
     assert urls and all(url.startswith(browser.address) for url in urls)
-    browser.set_window_size(500, 900)  # the narrowest that Chromium takes without a device
-    wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    assert browser.execute_script(wide) <= 0
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        browser.get(browser.address + page)
+        widths = "return [document.documentElement.scrollWidth, innerWidth]"
+        assert browser.execute_script(widths) == [390, 390]
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 @pytest.mark.parametrize(("words", "page"), [("unpool", "papers/segnet"), ("lattice", "densecrf")])

@@ -47,6 +47,14 @@ def test_files_that_are_named_exist(page: pathlib.Path):
         assert "NAME" in name or (ROOT / name).exists(), f"{page.name}: {name}"
 
 
+def test_addresses_of_torchvision_are_its_own():
+    models = pytest.importorskip("torchvision", reason="torchvision knows its addresses").models
+    weights = [w for name in models.list_models() for w in models.get_model_weights(name)]
+    text = "".join(page.read_text() for page in PAGES)
+    named = set(re.findall(r"https://download\.pytorch\.org/models/[\w.-]+\.pth", text))
+    assert named and named <= {w.url for w in weights}
+
+
 def test_the_list_of_fast_tests_exists():
     makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
     for name in re.search(r"^FAST := (.*)$", makefile, re.M)[1].split():
