@@ -21,7 +21,7 @@ import jax
 import rich.console
 import rich.table
 
-from segjax import config
+from segjax import config, rows
 from segjax.data import datasets, pipeline
 
 SKIPPED = 4  # batches at the start that fill queues and start threads
@@ -101,7 +101,7 @@ def batches_of(prepared: datasets.Prepared, data: config.Data, batch_size: int) 
         prepared,
         data,
         batch_size=batch_size,
-        devices=jax.local_devices()[:1],
+        mesh=rows.mesh(jax.local_devices()[:1]),
         seed=0,
         fill=prepared.dataset.mean,
     )

@@ -134,6 +134,7 @@ class Train:
     keep: int = 3  # newest checkpoints kept, besides the best
     images: int = 8  # images on the picture sheet
     engine: str = "pmap"  # what maps the step over devices: "pmap", or "shard_map" on global arrays
+    rows: int = 1  # devices that share the rows of each image; above 1 with engine "shard_map"
     recompute_batch_stats: int = 0  # batches for the BatchNorm statistics at the end; -1: one epoch
 
 
@@ -223,7 +224,7 @@ RANGES = {  # smallest and largest value of a number, ends included, or of each 
     "train.steps": (1, 2**31 - 1),  # counted in int32
     "train.seed": (0, 2**32 - 1),
     **dict.fromkeys(("train.batch_size", "train.log_every", "train.checkpoint_every"), (1, INF)),
-    **dict.fromkeys(("train.keep", "eval.batch_size"), (1, INF)),
+    **dict.fromkeys(("train.keep", "train.rows", "eval.batch_size"), (1, INF)),
     **dict.fromkeys(("train.eval_every", "train.images"), (0, INF)),
     "train.recompute_batch_stats": (-1, INF),
     **dict.fromkeys(("data.num_train", "data.num_val", "data.workers"), (0, INF)),
@@ -256,7 +257,7 @@ def check(config: Config, *, devices: int = 1) -> None:
 
     Args:
       config: of a run.
-      devices: that share a batch.
+      devices: that share a batch, or groups of them where `train.rows` share an image.
     """
     for part in dataclasses.fields(Config):
         if part.name != "model":
@@ -281,6 +282,11 @@ def check(config: Config, *, devices: int = 1) -> None:
         raise ValueError(f'loss.heads is {loss.heads}; write at least {{"logits": 1.0}}')
     if loss.class_weights not in ("", *WEIGHTS_OF_DATA):
         given_class_weights(config)
+    if train.rows > 1 and train.engine != "shard_map":
+        raise ValueError(
+            f"train.rows is {train.rows}, which train.engine={train.engine} cannot do; write "
+            "--config.train.engine=shard_map"
+        )
     if train.batch_size % devices:
         raise ValueError(
             f"train.batch_size is {train.batch_size}, which {devices} devices cannot share "

@@ -7,16 +7,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from segjax import augment, compiling, crf_rnn, losses
+from segjax import rows as rows_lib
 from segjax import state as state_lib
 from segjax.config import Config
 from segjax.state import TrainState
 
 P = jax.sharding.PartitionSpec
-AXIS = "batch"
+AXIS = rows_lib.BATCH
 Batch = dict[str, jax.Array]  # image: uint8 [B, H, W, 3], label: uint8 [B, H, W]
 
 
@@ -49,6 +49,7 @@ def train_step(
       The new state and the scalars "loss" and "grad_norm", the same on every device.
     """
     image, label, key = _augmented(batch, jax.random.fold_in(key, state.step), config)
+    image, label = (rows_lib.split(x, config.train.rows) for x in (image, label))
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": state.batch_stats}
@@ -87,7 +88,8 @@ def batch_stats_step(
     """
     model = state_lib.with_norm(config.model, decay=0.0, frozen=False)
     key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
-    return state_lib.forward(model, variables, batch["image"], config.input, key)[1]
+    image = rows_lib.split(batch["image"], config.train.rows)
+    return state_lib.forward(model, variables, image, config.input, key)[1]
 
 
 def parallel(
@@ -119,7 +121,7 @@ def parallel(
     donated = 0 if donate else ()
     step = functools.partial(step, config=config, **static)
     if config.train.engine == "shard_map":
-        mesh = jax.sharding.Mesh(np.array(devices or jax.devices()), (AXIS,))
+        mesh = rows_lib.mesh(devices or jax.devices(), config.train.rows)
         return _sharded(step, mesh, in_axes, out_axes, donated, config.compile.libraries)
     mapped = jax.pmap(
         step,
@@ -147,7 +149,8 @@ def _sharded(
     """Maps a step by shard_map over the global arrays of all processes, as pmap would.
 
     Without `check_vma` a collective inside has pmap's gradient; with it, the gradients of
-    parameters that all devices share would be added up twice.
+    parameters that all devices share would be added up twice. The axis "rows", where there is one,
+    is left to the compiler.
     """
     place = lambda axis: P() if axis is None else P(AXIS)
     in_specs = tuple(place(axis) for axis in in_axes)
@@ -160,12 +163,16 @@ def _sharded(
         return jax.tree.map(expand, out_specs, step(*arguments))
 
     mapped = jax.shard_map(
-        of_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+        of_device,
+        mesh=mesh,
+        in_specs=in_specs,
+        out_specs=out_specs,
+        axis_names={AXIS},
+        check_vma=False,
     )
     mapped = compiling.jit(mapped, libraries=libraries, donate_argnums=donated)
     if jax.process_count() == 1:
         return mapped
-    local = jax.sharding.Mesh(mesh.local_devices, (AXIS,))
 
     def placed(arguments: tuple[Any, ...]) -> list[Any]:
         return [
@@ -175,7 +182,7 @@ def _sharded(
 
     def over_processes(*arguments: Any) -> Any:
         # What all devices share stays global: the next step takes it, and a host may read it.
-        to_local = functools.partial(_moved, mesh=local, spec=P(AXIS))
+        to_local = functools.partial(_moved, mesh=mesh.local_mesh, spec=P(AXIS))
         back = lambda spec, x: jax.tree.map(to_local, x) if spec == P(AXIS) else x
         return jax.tree.map(back, out_specs, mapped(*placed(arguments)))
 
@@ -189,11 +196,9 @@ def _moved(x: Any, mesh: jax.sharding.Mesh, spec: jax.sharding.PartitionSpec) ->
     if isinstance(x, jax.Array) and x.sharding == sharding:
         return x
     ours = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
-    split = bool(len(spec))
     if not (isinstance(x, jax.Array) and set(x.sharding.addressable_devices) == set(ours)):
-        local = jax.sharding.Mesh(np.array(ours), (AXIS,))
-        x = jax.device_put(x, jax.sharding.NamedSharding(local, spec))
-    shape = (mesh.devices.size, *x.shape[1:]) if split else x.shape
+        x = jax.device_put(x, jax.sharding.NamedSharding(mesh.local_mesh, spec))
+    shape = (mesh.shape[AXIS], *x.shape[1:]) if len(spec) else x.shape
     shards = [shard.data for shard in x.addressable_shards]
     return jax.make_array_from_single_device_arrays(shape, sharding, shards)
 
@@ -228,7 +233,7 @@ def operations(lowered: jax.stages.Lowered) -> float | None:
         return None
 
 
-def replicated(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
+def replicated(tree: Any, devices: Sequence[jax.Device] | None = None, *, rows: int = 1) -> Any:
     """Copies arrays to the devices of this process, placed as a mapped step returns them.
 
     A mapped step copies arrays of the host to all devices at every call, and is compiled again for
@@ -237,8 +242,9 @@ def replicated(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
     Args:
       tree: of arrays.
       devices: all of this process when None.
+      rows: `train.rows` of the run.
     """
-    mesh = jax.sharding.Mesh(np.array(devices or jax.local_devices()), (AXIS,))
+    mesh = rows_lib.mesh(devices or jax.local_devices(), rows)
     # An array of all processes is read where this one has it.
     own = lambda x: x if getattr(x, "is_fully_addressable", True) else x.addressable_data(0)
     return jax.device_put(jax.tree.map(own, tree), jax.sharding.NamedSharding(mesh, P()))

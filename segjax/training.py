@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from segjax import checkpoint, hosts, log, pretrained, profiling, signals, steps
+from segjax import checkpoint, hosts, log, pretrained, profiling, rows, signals, steps
 from segjax import config as config_lib
 from segjax import state as state_lib
 from segjax import workdir as workdir_lib
@@ -58,7 +58,7 @@ def train(config: Config, workdir: pathlib.Path, *, profile: tuple[int, int] | N
         stack.enter_context(hosts.together())  # a checkpoint waits for all processes
         state, tx = initial_state(config, fresh=not checkpoints.latest())
         start, state, position = workdir_lib.resume(workdir, config, checkpoints, state)
-        state = steps.replicated(state)
+        state = steps.replicated(state, rows=config.train.rows)
         workdir_lib.begin(config, workdir)
         batches = stack.enter_context(train_batches(config, prepared, position))
         writer = stack.enter_context(log.Log(workdir, step=start))
@@ -68,7 +68,7 @@ def train(config: Config, workdir: pathlib.Path, *, profile: tuple[int, int] | N
             steps.train_step, config=config, tx=tx, class_weights=weights, donate=True
         )
         score = Scorer(config, prepared, workdir, checkpoints, reporter, writer, stop, weights)
-        key = steps.replicated(jax.random.key(config.train.seed))
+        key = steps.replicated(jax.random.key(config.train.seed), rows=config.train.rows)
 
         times.go_on("steps")
         total = config.train.steps
@@ -203,7 +203,8 @@ def prepare(config: Config, splits: Sequence[str] = ()) -> tuple[Config, dataset
     Raises:
       ValueError: configuration, data and devices do not fit together.
     """
-    config_lib.check(config, devices=jax.device_count())
+    groups = rows.mesh(jax.local_devices(), config.train.rows).shape[rows.BATCH]
+    config_lib.check(config, devices=groups * jax.process_count())
     prepared = datasets.prepare(config.data, splits)
     config = _from_data(config, prepared)
     given, names = config.model.num_classes, prepared.dataset.classes
@@ -213,6 +214,12 @@ def prepare(config: Config, splits: Sequence[str] = ()) -> tuple[Config, dataset
             f"({', '.join(names[:4])}, ...); write --config.model.num_classes={len(names)}, or 0: "
             "those of the data"
         )
+    for split in prepared.folders:
+        whole = prepared.canvas(split)
+        whole = [given or side for given, side in zip(config.data.canvas, whole, strict=True)]
+        size = config.augment.crop if split == config.data.train_split else (0, 0)
+        size = [given or side for given, side in zip(size, whole, strict=True)]
+        rows.check(config.model, tuple(size), config.train.rows)
     return config, prepared
 
 
@@ -351,7 +358,7 @@ def train_batches(
         prepared,
         config.data,
         batch_size=config.train.batch_size,
-        devices=jax.local_devices(),
+        mesh=rows.mesh(jax.local_devices(), config.train.rows),
         seed=config.train.seed,
         fill=config.input.mean,
     )

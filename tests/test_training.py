@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax import checkpoint, signals, state, steps, training
+from segjax import checkpoint, rows, signals, state, steps, training
 from segjax import config as config_lib
 from segjax.config import Config, Data, Eval, Train
 from segjax.data import datasets, pipeline
@@ -87,7 +87,7 @@ def test_protocols_score_alike_for_any_batch_and_devices(run, name):
             config.data,
             "val",
             batch_size=batch_size,
-            devices=devices,
+            mesh=rows.mesh(devices),
             fill=config.input.mean,
         ) as batches:
             result = scoring.evaluate(

@@ -29,7 +29,7 @@ from segjax.ops import IGNORE_LABEL
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Images on a canvas, D local devices with b images each."""
+    """Images on a canvas, b of them on each of the D groups of devices that are local."""
 
     image: jax.Array  # uint8 [D, b, H, W, 3], RGB; right of and below an image its padding
     label: jax.Array  # uint8 [D, b, H, W]; 255 where ignored, and on the padding
@@ -43,7 +43,7 @@ def train_batches(
     data: config.Data,
     *,
     batch_size: int,
-    devices: Sequence[jax.Device],
+    mesh: jax.sharding.Mesh,
     seed: int,
     fill: Sequence[float],
 ) -> "Batches":
@@ -56,14 +56,14 @@ def train_batches(
         prepared: the data set.
         data: its configuration.
         batch_size: images over all devices of all processes.
-        devices: of this process; a batch lies on them by its leading axis.
+        mesh: of this process's devices; a batch lies on its axis "batch" by its leading axis.
         seed: of the order.
         fill: RGB, 0..255, of the padding; rounded.
 
     Raises:
         ValueError: the batch cannot be divided among the devices, or the canvas is too small.
     """
-    everywhere = len(devices) * jax.process_count()
+    everywhere = mesh.shape["batch"] * jax.process_count()
     if batch_size % everywhere or batch_size < 1:
         raise ValueError(
             f"train.batch_size={batch_size} cannot be divided among {everywhere} devices; "
@@ -72,7 +72,7 @@ def train_batches(
     source = _limit(prepared.source(data.train_split), data.num_train, "num_train")
     order = grain.MapDataset.range(len(source)).shuffle(seed).repeat()
     load = _loader(prepared, data, data.train_split, fill, source, data.max_decode_errors)
-    return Batches(order, load, data, batch_size=batch_size, devices=devices)
+    return Batches(order, load, data, batch_size=batch_size, mesh=mesh)
 
 
 def eval_batches(
@@ -81,7 +81,7 @@ def eval_batches(
     split: str,
     *,
     batch_size: int,
-    devices: Sequence[jax.Device],
+    mesh: jax.sharding.Mesh,
     fill: Sequence[float],
 ) -> "Batches":
     """Returns every image of a split once, in order; the last batch is filled up with label 255.
@@ -91,7 +91,7 @@ def eval_batches(
         data: its configuration.
         split: a prepared split.
         batch_size: images over all devices of all processes, rounded up to a multiple of them.
-        devices: of this process; a batch lies on them by its leading axis.
+        mesh: of this process's devices; a batch lies on its axis "batch" by its leading axis.
         fill: RGB, 0..255, of the padding; rounded.
 
     Raises:
@@ -99,12 +99,12 @@ def eval_batches(
     """
     if batch_size < 1:
         raise ValueError(f"eval.batch_size={batch_size}: at least one image is needed")
-    everywhere = len(devices) * jax.process_count()
+    everywhere = mesh.shape["batch"] * jax.process_count()
     batch_size = -(-batch_size // everywhere) * everywhere
     source = _limit(prepared.source(split), data.num_val, "num_val")
     order = grain.MapDataset.source(_FilledUp(len(source), batch_size))
     load = _loader(prepared, data, split, fill, source)
-    return Batches(order, load, data, batch_size=batch_size, devices=devices)
+    return Batches(order, load, data, batch_size=batch_size, mesh=mesh)
 
 
 class Batches(Iterator[Batch]):
@@ -121,7 +121,7 @@ class Batches(Iterator[Batch]):
         data: config.Data,
         *,
         batch_size: int,
-        devices: Sequence[jax.Device],
+        mesh: jax.sharding.Mesh,
     ) -> None:
         self._stop = threading.Event()
         if data.prefetch < 1 or data.threads < 1 or data.workers < 0:
@@ -131,7 +131,7 @@ class Batches(Iterator[Batch]):
             )
         self.wait = 0.0
         self._order, self._load, self._data = order, load, data
-        self._batch_size, self._devices = batch_size, devices
+        self._batch_size, self._mesh = batch_size, mesh
         self._taken = 0  # images of the global order that were handed out
         self._damaged: set[int] = set()  # records that others stood in for
         self._ready: queue.Queue | None = None
@@ -210,7 +210,7 @@ class Batches(Iterator[Batch]):
         self._ready, self._stop = queue.Queue(self._data.prefetch), threading.Event()
         self._thread = threading.Thread(
             target=_prefetch,
-            args=(iter(batches), self._devices, self._ready, self._stop),
+            args=(iter(batches), self._mesh, self._ready, self._stop),
             name="segjax-prefetch",
             daemon=True,
         )
@@ -225,19 +225,17 @@ def _leave_signals(worker: int, workers: int) -> None:
 
 def _prefetch(
     batches: grain.DatasetIterator,
-    devices: Sequence[jax.Device],
+    mesh: jax.sharding.Mesh,
     ready: queue.Queue,
     stop: threading.Event,
 ) -> None:
     """Puts batches on the devices and into the queue, and in the end what ended them."""
-    sharding = jax.sharding.NamedSharding(
-        jax.sharding.Mesh(np.array(devices), ("batch",)), jax.sharding.PartitionSpec("batch")
-    )
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
     while not stop.is_set():
         try:
             loaded = next(batches)
             arrays = [
-                loaded[name].reshape(len(devices), -1, *loaded[name].shape[1:])
+                loaded[name].reshape(mesh.shape["batch"], -1, *loaded[name].shape[1:])
                 for name in ("image", "label")
             ]
             arrays = jax.device_put(arrays, sharding)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from segjax import log, steps
+from segjax import log, rows, steps
 from segjax.config import Config
 from segjax.crf_rnn import Kernels
 from segjax.data import datasets, pipeline
@@ -67,7 +67,7 @@ def evaluator(
             config.data,
             split,
             batch_size=config.eval.batch_size,
-            devices=jax.local_devices(),
+            mesh=rows.mesh(jax.local_devices(), config.train.rows),
             fill=config.input.mean,
         )
         images = config.data.num_val or len(prepared.source(split))
@@ -81,7 +81,7 @@ def evaluator(
 
             return evaluate(
                 placed,
-                steps.replicated(variables),  # once, and not with every batch
+                steps.replicated(variables, rows=config.train.rows),  # once, not with every batch
                 batches,
                 num_classes=config.model.num_classes,
                 boundary=config.eval.boundary_f1,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from segjax import crf_rnn, losses, metrics
+from segjax import crf_rnn, losses, metrics, rows
 from segjax.config import Config
 from segjax.crf_rnn import Kernels
 from segjax.predict import program
@@ -64,7 +64,8 @@ def eval_step(
     label = batch["label"].astype(jnp.int32)
     canvas = jnp.array(label.shape[1:], jnp.int32)
     size = jnp.where((batch["size"] == 0).any(-1, keepdims=True), canvas, batch["size"])
-    scores = program.scores(variables, batch["image"], size, config=config, protocol=protocol)
+    image, label = (rows.split(x, config.train.rows) for x in (batch["image"], label))
+    scores = program.scores(variables, image, size, config=config, protocol=protocol)
     if kernels is None and config.crf.learn:
         kernels = crf_rnn.kernels(variables["params"]["crf"], config.crf)
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import rich.table
 
-from segjax import crf, crf_rnn, log, metrics, steps, training
+from segjax import crf, crf_rnn, log, metrics, rows, steps, training
 from segjax.config import CRF, Config
 from segjax.data import datasets, pipeline
 from segjax.evaluate.result import Evaluation
@@ -184,9 +184,8 @@ def scores_step(
     A CRF does not see what is added to all classes of a pixel, and float16 is finest near 0, where
     classes are close.
     """
-    scores = program.scores(
-        variables, batch["image"], batch["size"], config=config, protocol=protocol
-    )
+    image = rows.split(batch["image"], config.train.rows)
+    scores = program.scores(variables, image, batch["size"], config=config, protocol=protocol)
     return (scores - scores.max(-1, keepdims=True)).astype(jnp.float16)
 
 
@@ -203,8 +202,9 @@ def save_scores(
     done = sum(_file(folder, i).exists() for i in range(images))
     if done == images:
         return
-    devices = jax.local_devices()
-    size = -(-config.eval.batch_size // len(devices)) * len(devices)
+    mesh = rows.mesh(jax.local_devices(), config.train.rows)
+    groups = mesh.shape[rows.BATCH]
+    size = -(-config.eval.batch_size // groups) * groups
     step = steps.parallel(
         scores_step, in_axes=(None, 0), out_axes=0, config=config, protocol=protocol
     )
@@ -213,10 +213,10 @@ def save_scores(
         config.data,
         split,
         batch_size=size,
-        devices=devices,
+        mesh=mesh,
         fill=config.input.mean,
     )
-    variables = steps.replicated(variables)  # once, and not with every batch
+    variables = steps.replicated(variables, rows=config.train.rows)  # once, not with every batch
     start = done // size * size
     batches.set_state({"images": start})
     with batches, log.progress() as bar:

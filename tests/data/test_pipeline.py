@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from segjax import rows
 from segjax.config import Data
 from segjax.data import datasets, pipeline
 from segjax.data.images import DataError
@@ -47,7 +48,7 @@ def train(prepared, data, *, batch_size=4, devices=1, seed=0):
         prepared,
         data,
         batch_size=batch_size,
-        devices=jax.local_devices()[:devices],
+        mesh=rows.mesh(jax.local_devices()[:devices]),
         seed=seed,
         fill=FILL,
     )
@@ -59,7 +60,7 @@ def evaluate(prepared, data, *, batch_size, devices=1):
         data,
         "all10",
         batch_size=batch_size,
-        devices=jax.local_devices()[:devices],
+        mesh=rows.mesh(jax.local_devices()[:devices]),
         fill=FILL,
     )
 
