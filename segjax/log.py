@@ -89,7 +89,7 @@ class Reporter:
             "train", total=config.train.steps, completed=start, text="compiling"
         )
         self._pending: list[tuple[int, dict[str, jax.Array], list[str]]] = []
-        self._flops: float | None = None  # of one device in a step
+        self._flops: float | None = None  # of a step, on the devices that share an image
         self._time, self._wait = time.perf_counter(), 0.0
 
     def __enter__(self) -> "Reporter":
@@ -136,7 +136,7 @@ class Reporter:
         }
         chip = devices.PEAKS.get(jax.local_devices()[0].device_kind)
         if self._flops and chip:
-            row["mfu"] = self._flops * steps / passed / chip.flops
+            row["mfu"] = self._flops * steps / passed / chip.flops / self._config.train.rows
         self._writer.write(step, row)
         text = (
             f"loss {row['loss']:.4f} lr {row['lr']:.1e} {row['images_per_second']:.1f} images/s, "
@@ -150,10 +150,10 @@ class Reporter:
         self._pending, self._time, self._wait = [], now, wait
 
     def compiled(self, flops: float | None) -> None:
-        """Takes the operations of one device in a step; time until now does not count as training.
+        """Takes the operations of a step; time until now does not count as training.
 
         Args:
-          flops: of `steps.compile`, None where it is not known.
+          flops: of the devices that share an image, `steps.compile`; None where it is not known.
         """
         self._flops, self._time = flops, time.perf_counter()
 

@@ -116,14 +116,15 @@ def make(
 
 def measure(config: Config, crop: tuple[int, int], batch: int) -> Point:
     """Compiles the training step of one device for a crop and a batch."""
-    compiled = lower(config, crop, batch, jax.local_devices()[:1]).compile()
-    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    lowered = lower(config, crop, batch, jax.local_devices()[:1])
+    compiled = lowered.compile()
+    memory = compiled.memory_analysis()
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Point(
         crop=crop,
         batch=batch,
-        flops=cost["flops"],
-        traffic=cost["bytes accessed"],
+        flops=steps.operations(lowered),
+        traffic=compiled.cost_analysis()["bytes accessed"],
         resident=memory.argument_size_in_bytes + new,
         temporary=memory.temp_size_in_bytes,
     )

@@ -207,7 +207,7 @@ def compile(step: Callable[..., Any], *arguments: Any) -> float | None:
     """Compiles a mapped step for arguments, and computes nothing; later calls use the program.
 
     Returns:
-      The operations of one device in a step, as `operations` counts them.
+      Its operations, as `operations` counts them.
     """
     lowered = step.lower(*arguments)
     lowered.compile()
@@ -215,7 +215,8 @@ def compile(step: Callable[..., Any], *arguments: Any) -> float | None:
 
 
 def operations(lowered: jax.stages.Lowered) -> float | None:
-    """Returns the operations of a program on one device; None where JAX does not tell.
+    """Returns the operations of a program on one device, or on those that share the rows of an
+    image; None where JAX does not tell.
 
     They are those of XLA's cost analysis before optimisation: afterwards it does not see what is
     handed to libraries (cuDNN, cuBLAS, oneDNN). A multiply-add counts as two, the body of a loop
