@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache import compilation_cache
 
 Options = dict[str, str | bool]
 
@@ -51,6 +52,18 @@ def _found(stored: bool) -> Options:
 def onednn() -> bool:
     """Returns whether oneDNN computes the convolutions of programs compiled with `options`."""
     return ONEDNN in options()
+
+
+def prefer_onednn() -> None:
+    """Turns JAX's compilation cache off for this process where it would keep oneDNN away.
+
+    A program that runs for hours, as a training step does, is compiled anew for its speed.
+    """
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    if ONEDNN not in _found(stored=False):
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()  # JAX asks once whether it is on
 
 
 @functools.cache

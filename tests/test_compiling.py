@@ -84,6 +84,18 @@ def test_programs_can_be_stored(cache_folder):
     assert [path for path in cache_folder.iterdir() if "jit_network" in path.name]
 
 
+def test_long_work_leaves_the_cache_for_onednn(cache_folder):
+    before = jax.config.jax_enable_compilation_cache
+    try:
+        compiling.prefer_onednn()
+        kept = jax.config.jax_enable_compilation_cache
+        assert kept == (not compiling.onednn())
+        compiling.jit(network)(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4)))
+        assert any("jit_network" in path.name for path in cache_folder.iterdir()) == kept
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+
+
 def test_other_backends_have_no_options(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert compiling.options() == {}

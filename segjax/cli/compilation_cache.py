@@ -34,6 +34,11 @@ def set_up() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", SHORTEST)
 
 
+def is_ours() -> bool:
+    """Returns whether JAX's cache is the one that `set_up` chose, and none of the user's."""
+    return os.environ.get("JAX_COMPILATION_CACHE_DIR") == str(folder_of(os.environ))
+
+
 def folder_of(environment: Mapping[str, str]) -> pathlib.Path:
     """Returns the folder of this processor model in the user's cache, ~/.cache/segjax/compiled."""
     home = environment.get("XDG_CACHE_HOME") or "~/.cache"

@@ -31,12 +31,14 @@ def main(argv: Sequence[str]) -> int:
     if not arguments.workdir:
         raise ValueError("--workdir is empty; name a folder, --workdir=runs/a")
 
-    from segjax import log, training
-    from segjax.cli import overrides
+    from segjax import compiling, log, training
+    from segjax.cli import compilation_cache, overrides
 
     config = overrides.read(arguments.config, rest)
     try:
         with shared.joined(arguments):
+            if compilation_cache.is_ours():
+                compiling.prefer_onednn()
             workdir = pathlib.Path(arguments.workdir).expanduser()
             stopped = training.train(config, workdir, profile=arguments.profile)
     except FloatingPointError as error:
