@@ -14,13 +14,15 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from segjax import files, log
+from segjax import files, log, paths
 from segjax.state import TrainState
 
 SCORES = "scores.json"  # in the folder of the checkpoints: scores by step
 ITEMS = ("state", "position", "metadata")  # folders of a checkpoint
 FILES = 40  # of a checkpoint, and their folders
-CHECKSUMS = "checksums.json"  # in the folder of a checkpoint: SHA-256 of its files
+CHECKSUMS = "checksums.json"  # in the folder of a checkpoint: SHA-256 or MD5 of its files
+MD5 = 32  # digits of one
+COMMIT = "commit_success.txt"  # in a bucket, in a checkpoint that is complete
 Shape = tuple[int, ...] | None
 
 
@@ -66,7 +68,7 @@ class Checkpoints:
         Raises:
           ValueError: `read_only` and there is no checkpoint.
         """
-        root = pathlib.Path(workdir).expanduser().absolute() / "checkpoints"
+        root = paths.absolute(workdir) / "checkpoints"
         if read_only and not saved(root.parent):
             found = "has none" if root.exists() else "is missing"
             raise ValueError(
@@ -114,7 +116,7 @@ class Checkpoints:
             if not np.isfinite(leaf).all():
                 raise FloatingPointError(f"{path} is not finite after step {step}")
         with self._written():
-            if jax.process_index() == 0:
+            if jax.process_index() == 0 and not paths.in_bucket(self._root):
                 self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(host)))
             self._manager.save(
                 step,
@@ -289,7 +291,12 @@ class Checkpoints:
     def _seal(self) -> None:
         """Adds the checksums of its files to a checkpoint that is about to get its name."""
         if jax.process_index() == 0:
-            for folder in self._root.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+            if paths.in_bucket(self._root):  # nothing is renamed there
+                steps = [path for path in self._root.glob("*") if path.name.isdigit()]
+                unfinished = [path for path in steps if not _is_whole(path)]
+            else:
+                unfinished = list(self._root.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"))
+            for folder in unfinished:
                 files.write_json(folder / CHECKSUMS, _checksums(folder))
 
     def _verify(self, step: int) -> None:
@@ -305,7 +312,8 @@ class Checkpoints:
             if not (folder / name).is_dir():
                 raise ValueError(f"{name} is missing")
         if (folder / CHECKSUMS).is_file():
-            written, found = json.loads((folder / CHECKSUMS).read_text()), _checksums(folder)
+            written = json.loads((folder / CHECKSUMS).read_text())
+            found = _checksums(folder, written)
             for name in sorted(written):
                 if name not in found:
                     raise ValueError(f"{name} is missing")
@@ -345,7 +353,12 @@ class Checkpoints:
 def saved(workdir: pathlib.Path) -> list[int]:
     """Returns the steps whose checkpoints are complete in the folder of a run."""
     folders = (workdir / "checkpoints").glob("*")
-    return [int(path.name) for path in folders if path.name.isdigit() and path.is_dir()]
+    return [int(path.name) for path in folders if path.name.isdigit() and _is_whole(path)]
+
+
+def _is_whole(folder: pathlib.Path) -> bool:
+    """Whether a folder of checkpoints is a complete one."""
+    return (folder / COMMIT).exists() if paths.in_bucket(folder) else folder.is_dir()
 
 
 @contextlib.contextmanager
@@ -367,17 +380,27 @@ def _by_path(tree: Any) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
 
 
-def _checksums(folder: pathlib.Path) -> dict[str, str]:
-    """Returns the SHA-256 of each file of a checkpoint, by its path in it.
+def _checksums(folder: pathlib.Path, like: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Returns the checksum of each file of a checkpoint, by its path in it.
 
-    Orbax goes on writing its own `_CHECKPOINT_METADATA`, from which nothing is read here.
+    That is the SHA-256, and in a bucket the MD5 that the bucket knows without reading the file. A
+    run may be copied into a bucket or out of one: `like` tells which was written down. Orbax goes
+    on writing its own `_CHECKPOINT_METADATA`, from which nothing is read here.
     """
+    if paths.in_bucket(folder):
+        known = {name: about.md5 for name, about in paths.objects(folder).items()}
+    else:
+        known = {p.relative_to(folder).as_posix(): "" for p in folder.rglob("*") if p.is_file()}
     sums = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in (CHECKSUMS, "_CHECKPOINT_METADATA"):
-            with path.open("rb") as file:
-                name = path.relative_to(folder).as_posix()
-                sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    for name, md5 in sorted(known.items()):
+        if name.rsplit("/", 1)[-1] in (CHECKSUMS, "_CHECKPOINT_METADATA"):
+            continue
+        kind = "md5" if len((like or {}).get(name, md5)) == MD5 else "sha256"
+        if kind == "md5" and md5:
+            sums[name] = md5
+            continue
+        with (folder / name).open("rb") as file:
+            sums[name] = hashlib.file_digest(file, kind).hexdigest()
     return sums
 
 

@@ -8,6 +8,7 @@ import pathlib
 import platform
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -19,7 +20,7 @@ import rich.console
 import rich.progress
 import rich.table
 
-from segjax import devices, files, optim
+from segjax import devices, files, optim, paths
 from segjax.config import Config
 
 COLUMNS = (
@@ -34,8 +35,14 @@ console = rich.console.Console(stderr=True)
 class Log:
     """Writes the numbers and pictures of a run; on processes other than the first, nothing."""
 
-    def __init__(self, workdir: pathlib.Path, *, step: int) -> None:
-        """Goes on after `step`: rows of later steps, from a run that was stopped, are dropped."""
+    def __init__(self, workdir: pathlib.Path, *, step: int, scored: bool = True) -> None:
+        """Goes on after `step`: rows of later steps, from a run that was stopped, are dropped.
+
+        Args:
+          workdir: of the run.
+          step: the last one before.
+          scored: whether its scores stay too; otherwise they are about to be made again.
+        """
         self._silent = jax.process_index() != 0
         if self._silent:
             return
@@ -43,27 +50,48 @@ class Log:
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(row for row in _rows(self._csv) if int(row["step"]) <= step)
-        files.write_text(self._csv, text.getvalue())
+        last = step if scored else step - 1
+        rows = _rows(self._csv)
+        writer.writerows(r for r in rows if int(r["step"]) <= (step if r.get("loss") else last))
+        self._text = text.getvalue()
+        files.write_text(self._csv, self._text)
         import tensorboardX  # imports torch where that is installed, which takes seconds
 
-        self._events = tensorboardX.SummaryWriter(str(workdir / "tb"), purge_step=step + 1)
+        self._tb = workdir / "tb"
+        self._here = None  # where the events are written of a run in a bucket
+        if paths.in_bucket(workdir):
+            self._here = tempfile.TemporaryDirectory()
+        folder = self._here.name if self._here else str(self._tb)
+        self._events = tensorboardX.SummaryWriter(folder, purge_step=step + 1)
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
         """Adds a row; numbers without a column go to TensorBoard alone."""
         if self._silent:
             return
-        with harmless(f"{self._csv}"), self._csv.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-            writer.writerow({"step": step, **numbers})
+        row = io.StringIO()
+        writer = csv.DictWriter(row, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writerow({"step": step, **numbers})
+        with harmless(f"{self._csv}"):
+            if paths.in_bucket(self._csv):  # whose files cannot grow
+                self._text += row.getvalue()
+                files.write_text(self._csv, self._text)
+            else:
+                with self._csv.open("a", newline="") as file:
+                    file.write(row.getvalue())
         with harmless("the events for TensorBoard"):
             for name, number in numbers.items():
                 self._events.add_scalar(name, number, step)
 
     def picture(self, step: int, name: str, picture: np.ndarray | None) -> None:
-        """Adds RGB uint8 [H, W, 3] to TensorBoard, where there is a picture."""
-        if not self._silent and picture is not None:
+        """Adds RGB uint8 [H, W, 3] to TensorBoard, where there is a picture.
+
+        The events of a run in a bucket are copied there now, and at the end.
+        """
+        if self._silent:
+            return
+        if picture is not None:
             self._events.add_image(name, picture, step, dataformats="HWC")
+        self._copy_events()
 
     def __enter__(self) -> "Log":
         return self
@@ -72,7 +100,16 @@ class Log:
         """Writes what is pending."""
         if not self._silent:
             with harmless("the events for TensorBoard"):
+                self._copy_events()
                 self._events.close()
+                if self._here:
+                    self._here.cleanup()
+
+    def _copy_events(self) -> None:
+        if self._here:
+            self._events.flush()
+            for path in pathlib.Path(self._here.name).iterdir():
+                files.upload(path, self._tb / path.name)
 
 
 class Reporter:
@@ -246,7 +283,7 @@ def _rows(path: pathlib.Path) -> list[dict[str, str]]:
     """Returns the whole rows of metrics.csv; a kill may have left half a row, or zero bytes."""
     if not path.exists():
         return []
-    lines = path.read_text(errors="replace").replace("\0", "").splitlines()
+    lines = path.read_bytes().decode(errors="replace").replace("\0", "").splitlines()
     rows = csv.DictReader(lines)
     return [row for row in rows if str(row.get("step")).isdigit() and None not in row.values()]
 

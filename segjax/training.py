@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 import optax
 
-from segjax import checkpoint, hosts, log, pretrained, profiling, rows, signals, steps
+from segjax import checkpoint, hosts, log, paths, pretrained, profiling, rows, signals, steps
 from segjax import config as config_lib
 from segjax import state as state_lib
 from segjax import workdir as workdir_lib
@@ -22,13 +23,19 @@ from segjax.evaluate.scoring import evaluator
 from segjax.report.evaluation_files import write_evaluation, write_report
 
 
-def train(config: Config, workdir: pathlib.Path, *, profile: tuple[int, int] | None = None) -> int:
+def train(
+    config: Config,
+    workdir: str | os.PathLike[str],
+    *,
+    profile: tuple[int, int] | None = None,
+) -> int:
     """Trains a network, or goes on where `workdir` stopped.
 
     Args:
       config: of the run.
-      workdir: its folder, made when missing.
-      profile: the first and the last step to trace into `workdir`/profile; None for none.
+      workdir: its folder, of this machine or gs://BUCKET/FOLDER; made when missing.
+      profile: the first and the last step to trace into `workdir`/profile, or for a bucket into
+        ~/.cache/segjax/profiles; None for none.
 
     Returns:
       The number of the signal that stopped the run, 0 when it came to its end.
@@ -37,6 +44,7 @@ def train(config: Config, workdir: pathlib.Path, *, profile: tuple[int, int] | N
       ValueError: configuration, data, devices, folder and `profile` do not fit together.
       FloatingPointError: the loss, a gradient or a parameter is not finite.
     """
+    workdir = paths.of(workdir)
     times = log.Times()
     if profile and profile[1] > config.train.steps:
         raise ValueError(
@@ -51,7 +59,8 @@ def train(config: Config, workdir: pathlib.Path, *, profile: tuple[int, int] | N
         weights = class_weights(config, prepared)
         about = metadata(config, prepared.dataset, weights)
         link = hosts.link()
-        stack.enter_context(workdir_lib.only_one(workdir, session=link.session if link else ""))
+        session = link.session if link else ""
+        owned = stack.enter_context(workdir_lib.only_one(workdir, session=session))
         if link is not None:
             compare(config, prepared, workdir, link)
         checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, keep=config.train.keep))
@@ -61,9 +70,11 @@ def train(config: Config, workdir: pathlib.Path, *, profile: tuple[int, int] | N
         state = steps.replicated(state, rows=config.train.rows)
         workdir_lib.begin(config, workdir)
         batches = stack.enter_context(train_batches(config, prepared, position))
-        writer = stack.enter_context(log.Log(workdir, step=start))
+        scored = start in checkpoints.scores()
+        writer = stack.enter_context(log.Log(workdir, step=start, scored=scored))
         reporter = stack.enter_context(log.Reporter(config, writer, start))
-        trace = stack.enter_context(profiling.Profile(workdir / "profile", profile))
+        traces = paths.cached(workdir / "profile", "profiles")  # JAX writes to disks alone
+        trace = stack.enter_context(profiling.Profile(traces, profile))
         train_step = steps.parallel(
             steps.train_step, config=config, tx=tx, class_weights=weights, donate=True
         )
@@ -74,7 +85,7 @@ def train(config: Config, workdir: pathlib.Path, *, profile: tuple[int, int] | N
         total = config.train.steps
         try:
             stop.check()
-            if score.is_due(start) and start not in checkpoints.scores():
+            if score.is_due(start) and not scored:
                 with times.spent("evaluation"):
                     score(start, state)
             for step in range(start + 1, total + 1):
@@ -91,6 +102,7 @@ def train(config: Config, workdir: pathlib.Path, *, profile: tuple[int, int] | N
                 stopping = stop.reached()
                 save = stopping or score.is_due(step) or step % config.train.checkpoint_every == 0
                 if save or step % config.train.log_every == 0:
+                    owned()
                     reporter.flush(batches.wait)
                 if measures_statistics(config, step):
                     with times.spent("BatchNorm statistics"):
@@ -167,8 +179,8 @@ class Scorer:
         split, classes = self.config.data.val_split, self.prepared.dataset.classes
         variables = {"params": state.eval_params, "batch_stats": state.batch_stats}
         result = self._evaluator(variables, split)
-        self.checkpoints.score(step, result.summary())
         self.reporter.scored(step, result.summary())
+        self.checkpoints.score(step, result.summary())  # last: until then they are made again
         with log.harmless(f"the evaluation of step {step}"):
             log.console.print(result.table(classes, f"{split}, step {step}"))
             sheet = write_evaluation(
@@ -205,7 +217,7 @@ def prepare(config: Config, splits: Sequence[str] = ()) -> tuple[Config, dataset
     """
     groups = rows.mesh(jax.local_devices(), config.train.rows).shape[rows.BATCH]
     config_lib.check(config, devices=groups * jax.process_count())
-    prepared = datasets.prepare(config.data, splits)
+    prepared = datasets.prepare(config.data, splits, first=jax.process_index() == 0)
     config = _from_data(config, prepared)
     given, names = config.model.num_classes, prepared.dataset.classes
     if given != len(names):
@@ -344,7 +356,7 @@ def _start_from(
     path: str, config: Config, variables: dict[str, Any]
 ) -> tuple[dict[str, Any], pretrained.Report]:
     """Loads what fits of a run or of a file of weights; the rest keeps its initial values."""
-    folder = pathlib.Path(path).expanduser()
+    folder = paths.of(path)
     if workdir_lib.holds_checkpoints(folder):
         return pretrained.merge(variables, workdir_lib.read(folder)[2])
     return pretrained.load(folder, config.model, variables, strict=False)

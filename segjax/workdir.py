@@ -7,14 +7,15 @@ import functools
 import json
 import os
 import pathlib
+import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from segjax import checkpoint, crf, crf_rnn, files, log, models, pretrained, state
+from segjax import checkpoint, crf, crf_rnn, files, log, models, paths, pretrained, state
 from segjax import config as config_lib
 from segjax.config import Config
 from segjax.crf_rnn import Kernels
@@ -65,7 +66,7 @@ def open_run(path: str | os.PathLike[str], step: str = "best") -> Run:
     Raises:
       ValueError: there is no network, it is damaged, or it is none of segjax.
     """
-    path = pathlib.Path(path).expanduser().absolute()
+    path = paths.absolute(path)
     if not path.exists():
         raise ValueError(f"{path} does not exist; give the folder of a run, or of weights")
     folder, number, variables, metadata = read(path, str(step))
@@ -163,20 +164,31 @@ def own_crfs(
 
 
 @contextlib.contextmanager
-def only_one(workdir: pathlib.Path, *, session: str = "") -> Iterator[None]:
+def only_one(workdir: pathlib.Path, *, session: str = "") -> Iterator[Callable[[], None]]:
     """Keeps other training runs out of the folder, as long as this process lives.
 
-    Of several processes the first one does.
+    Of several processes the first one does. A bucket has no locks: there the last run that was
+    started owns the folder. Its name is in the file of the lock, and an earlier one, which may be a
+    host that was thought to be gone, ends before it would write again.
 
     Args:
       workdir: the folder, made when missing.
       session: a text for the lock, by which the other processes know the folder (`seen`).
 
+    Yields:
+      A function to call before anything is written. It raises ValueError where another run, started
+      later, owns a folder in a bucket.
+
     Raises:
       ValueError: there is another one, or the folder cannot be written.
     """
     if jax.process_index() != 0:
-        yield
+        yield lambda: None
+        return
+    if paths.in_bucket(workdir):
+        session = session or secrets.token_hex(8)
+        files.write_text(workdir / LOCK, session)
+        yield functools.partial(_check_owner, workdir, session)
         return
     with contextlib.ExitStack() as stack:
         try:
@@ -198,7 +210,15 @@ def only_one(workdir: pathlib.Path, *, session: str = "") -> Iterator[None]:
         file.truncate(0)
         file.write(session)
         file.flush()
-        yield
+        yield lambda: None
+
+
+def _check_owner(workdir: pathlib.Path, session: str) -> None:
+    if (workdir / LOCK).read_text() != session:
+        raise ValueError(
+            f"{workdir} is in use: another segjax train was started there later, and goes on; this "
+            "one ends and leaves the folder as it is"
+        )
 
 
 def seen(workdir: pathlib.Path, session: str) -> dict[str, Any]:

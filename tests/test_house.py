@@ -34,7 +34,8 @@ RULES: dict[str, set[str]] = {
     "segjax/config.py": allow(),
     "segjax/compiling.py": allow("jax"),
     "segjax/devices.py": allow(),
-    "segjax/files.py": allow(),
+    "segjax/paths.py": allow("etils fsspec gcsfs"),
+    "segjax/files.py": allow(inside="paths"),
     "segjax/augment.py": allow("jax", "config ops"),
     "segjax/losses.py": allow("jax chex", "ops"),
     "segjax/metrics.py": allow("jax numpy chex scipy", "ops"),
@@ -44,44 +45,45 @@ RULES: dict[str, set[str]] = {
     "segjax/rows.py": allow("jax flax numpy", "models.atrous.AtrousConv"),
     "segjax/steps.py": allow("jax optax", "augment compiling config crf_rnn losses rows state"),
     "segjax/log.py": allow(
-        "jax numpy importlib.metadata rich tensorboardX", "config devices files optim"
+        "jax numpy importlib.metadata rich tensorboardX", "config devices files optim paths"
     ),
     "segjax/profiling.py": allow("jax", "log"),
     "segjax/signals.py": allow("jax", "hosts"),
     "segjax/hosts.py": allow("jax", "log"),
     "segjax/plan.py": allow("jax optax rich", "config state steps"),
     "segjax/topologies.py": allow("jax importlib.util", "config devices plan"),
-    "segjax/checkpoint.py": allow("jax numpy orbax", "files log state"),
+    "segjax/checkpoint.py": allow("jax numpy orbax", "files log paths state"),
     "segjax/workdir.py": allow(
         "jax numpy",
-        "checkpoint config crf crf_rnn data.labels.colour_map files log models pretrained state",
+        "checkpoint config crf crf_rnn data.labels.colour_map files log models paths pretrained "
+        "state",
     ),
     "segjax/training.py": allow(
         "jax numpy optax",
-        "checkpoint config data evaluate hosts log pretrained profiling report rows signals state "
-        "steps workdir",
+        "checkpoint config data evaluate hosts log paths pretrained profiling report rows signals "
+        "state steps workdir",
     ),
     "segjax/data": allow(
         "numpy cv2 PIL pycocotools rich tensorflow_datasets",
-        "config data files ops.IGNORE_LABEL",
+        "config data files ops.IGNORE_LABEL paths",
     ),
     "segjax/data/pipeline.py": allow("jax absl grain", "log"),
     "segjax/pretrained": allow("jax numpy flax", "config.Input models pretrained"),
-    "segjax/pretrained/files.py": allow("pickle safetensors torch", "files"),
+    "segjax/pretrained/files.py": allow("pickle safetensors torch", "files paths"),
     "segjax/predict": allow(
         "jax numpy PIL safetensors",
         "compiling config crf crf_rnn data.builders.cityscapes data.folders data.images "
-        "data.labels.Colour data.labels.VOID_COLOUR files models ops predict pretrained state "
-        "workdir",
+        "data.labels.Colour data.labels.VOID_COLOUR files models ops paths predict pretrained "
+        "state workdir",
     ),
     "segjax/evaluate": allow(
         "jax numpy rich",
-        "config crf crf_rnn data evaluate files log losses metrics ops predict "
+        "config crf crf_rnn data evaluate files log losses metrics ops paths predict "
         "rows steps training workdir",
     ),
     "segjax/report": allow(
         "numpy cv2 jinja2 PIL",
-        "data.labels.VOID_COLOUR evaluate.result files ops report",
+        "data.labels.VOID_COLOUR evaluate.result files ops paths report",
     ),
     "segjax/report/evaluation_files.py": allow("jax", "config data.datasets log"),
     "segjax/cli": allow("jax rich segjax"),
@@ -131,9 +133,11 @@ WRITERS = {
 WALKS = {
     "docs/architecture.py": "the files of the package",
     "segjax/checkpoint.py": "the steps of a run",
+    "segjax/log.py": "the events of a run in a bucket",
     "segjax/cli/compilation_cache.py": "its own folder",
     "segjax/cli/configs.py": "the shipped configurations",
     "segjax/report/__init__.py": "the evaluations and pictures of a run",
+    "segjax/files.py": "the copy of a folder in a bucket",
     "segjax/data/folders.py": "the one walk of a folder of data",
 }
 DRAWERS = {"utils", "util", "helpers", "common", "misc"}

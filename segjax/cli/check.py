@@ -27,10 +27,11 @@ def main(argv: Sequence[str]) -> None:
     from rich.console import Console
 
     from segjax import config as config_lib
+    from segjax import paths
     from segjax.data import datasets
 
-    given = pathlib.Path(arguments.data).expanduser()
-    name = arguments.name or layout(given)
+    given = paths.of(arguments.data)
+    name = arguments.name or layout(datasets.lists_of(given))
     data = config_lib.Data(
         name=name,
         dir="" if name == arguments.data else str(given),

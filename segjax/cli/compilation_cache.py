@@ -12,6 +12,8 @@ import platform
 import sys
 from collections.abc import Mapping
 
+from segjax import paths
+
 OPTION = "--no-compilation-cache"
 LARGEST = 2**30  # bytes that are kept
 SHORTEST = "0"  # seconds; a CRF compiles many small programs, and they are kept too
@@ -48,7 +50,7 @@ def folder_of(environment: Mapping[str, str]) -> pathlib.Path:
         flags = [line for line in processors.read_text().splitlines() if "flags" in line[:9]]
         model += "".join(flags[:1])
     name = hashlib.sha256(model.encode()).hexdigest()[:12]
-    return pathlib.Path(home).expanduser() / "segjax" / "compiled" / name
+    return paths.local(home, "XDG_CACHE_HOME") / "segjax" / "compiled" / name
 
 
 def drop_oldest(folder: pathlib.Path, largest: int = LARGEST) -> None:

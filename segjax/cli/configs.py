@@ -5,6 +5,7 @@ import ast
 import pathlib
 from collections.abc import Sequence
 
+from segjax import paths
 from segjax.cli import arguments as shared
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
@@ -32,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     if arguments.file is None:
         print(text, end="")
         return
-    file = pathlib.Path(arguments.file).expanduser()
+    file = paths.local(arguments.file, "FILE")
     if file.exists():
         raise ValueError(f"{file} exists and is left as it is; give another name")
     from segjax import files

@@ -8,7 +8,6 @@ from.
 import argparse
 import datetime
 import hashlib
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,7 +78,7 @@ def convert(file: str, folder: str, source: str, dataset: str | None, seed: int)
       ValueError: the file is none that is known, or the data set has other classes.
     """
     from segjax import config as config_lib
-    from segjax import pretrained
+    from segjax import paths, pretrained
     from segjax.data.datasets import DATASETS
 
     if dataset is not None and dataset not in DATASETS:
@@ -87,8 +86,8 @@ def convert(file: str, folder: str, source: str, dataset: str | None, seed: int)
     model, variables, chosen, report = pretrained.convert(file, source, seed=seed)
     metadata: dict[str, Any] = {
         "provenance": {
-            "file": pathlib.Path(file).name,
-            "sha256": hashlib.sha256(pathlib.Path(file).expanduser().read_bytes()).hexdigest(),
+            "file": file.rsplit("/", 1)[-1],
+            "sha256": hashlib.sha256(paths.of(file).read_bytes()).hexdigest(),
             "source": next(key for key, s in pretrained.SOURCES.items() if s is chosen),
             "about": chosen.about,
             "seed": seed,

@@ -1,7 +1,6 @@
 """segjax export: a network as a program that JAX alone runs."""
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
 from segjax.cli import arguments as shared
@@ -15,11 +14,12 @@ EXAMPLES = """\
 def main(argv: Sequence[str]) -> None:
     """Writes the program and prints the files."""
     arguments = parser().parse_args(shared.with_names(argv))
+    from segjax import paths
     from segjax.predict import export
 
     files = export.export(
         arguments.run_folder,
-        pathlib.Path(arguments.file).expanduser(),
+        paths.local(arguments.file, "FILE"),
         size=None if arguments.size is None else shared.size("--size", arguments.size),
         protocol=arguments.protocol,
         crf=arguments.crf,

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import segjax
+from segjax import paths
 from segjax.cli import compilation_cache
 from segjax.cli.arguments import COMMANDS
 
+OF_BUCKETS = ("aiohttp", "gcsfs", "google")  # packages whose errors tell that one failed
 OUT_OF_MEMORY, MISTAKE, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes
 
 LESS_MEMORY = {
@@ -63,18 +65,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = words
     if name not in COMMANDS:
         return _complain(f"segjax: no command {name!r}; accepted are {', '.join(COMMANDS)}")
-    if compilation_cache.OPTION in rest:
-        rest.remove(compilation_cache.OPTION)
-    else:
-        compilation_cache.set_up()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:
+        if compilation_cache.OPTION in rest:
+            rest.remove(compilation_cache.OPTION)
+        else:
+            compilation_cache.set_up()
         command = importlib.import_module(f"segjax.cli.{name.replace('-', '_')}")
         return command.main(rest) or 0
     except (ValueError, OSError) as error:
         return _complain(f"segjax {name}: {error}")
     except Exception as error:
+        if type(error).__module__.split(".")[0] in OF_BUCKETS:
+            return _complain(f"segjax {name}: {paths.why(error)}")
         if not _wants_memory(error):
             raise
         what = str(error).splitlines()[:1] or ["this machine has no more"]

@@ -6,7 +6,6 @@ FILE is a path, or the name of a configuration that `segjax configs` lists.
 import copy
 import dataclasses
 import difflib
-import pathlib
 import runpy
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from segjax import config as config_lib
-from segjax import log
+from segjax import log, paths
 from segjax.cli import configs
 from segjax.config import Config
 
@@ -77,7 +76,7 @@ def _settle_absl() -> None:
 
 def _parse(values: flags.FlagValues, argv: list[str], config: Config | None = None) -> None:
     path = value_of(argv, "config")
-    if path is not None and not pathlib.Path(path).is_file():
+    if path is not None and not paths.local(path, "--config").is_file():
         raise ValueError(
             f"--config is {path}: no such file; give a file, or one of "
             f"{', '.join(configs.shipped())}, which segjax configs NAME FILE copies for editing"

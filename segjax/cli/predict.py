@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple
 
+from segjax import paths
 from segjax.cli import arguments as shared
 
 AHEAD = 4  # pictures read while one is predicted
@@ -55,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
       0, or 1 where some pictures could not be read.
     """
     arguments = parser().parse_args(shared.with_names(argv))
-    out = pathlib.Path(arguments.out).expanduser()
+    out = paths.local(arguments.out, "--out")
     jobs = plan(arguments, out)
     import warnings
 
@@ -205,7 +206,7 @@ def _pictures(given: Sequence[str]) -> list[tuple[pathlib.Path, pathlib.Path]]:
     found: dict[Any, tuple[pathlib.Path, pathlib.Path]] = {}
     written = 0
     for text in given:
-        path = pathlib.Path(text).expanduser()
+        path = paths.local(text, "a picture")
         if path.is_dir():
             walk = Walk(path)
             for line in walk.skipped:

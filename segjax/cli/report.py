@@ -1,7 +1,6 @@
 """segjax report: report.html of a run, written anew."""
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
 from segjax.cli import arguments as shared
@@ -15,10 +14,9 @@ EXAMPLES = """\
 def main(argv: Sequence[str]) -> None:
     """Writes report.html."""
     arguments = parser().parse_args(argv)
-    from segjax import report
+    from segjax import paths, report
 
-    folder = pathlib.Path(arguments.run_folder).expanduser()
-    print(report.write(folder, arguments.evaluation))
+    print(report.write(paths.of(arguments.run_folder), arguments.evaluation))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,7 +1,6 @@
 """segjax train: trains a network, or goes on where a run stopped."""
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
 from segjax.cli import arguments as shared
@@ -39,8 +38,7 @@ def main(argv: Sequence[str]) -> int:
         with shared.joined(arguments):
             if compilation_cache.is_ours():
                 compiling.prefer_onednn()
-            workdir = pathlib.Path(arguments.workdir).expanduser()
-            stopped = training.train(config, workdir, profile=arguments.profile)
+            stopped = training.train(config, arguments.workdir, profile=arguments.profile)
     except FloatingPointError as error:
         log.warn(f"segjax train: {error}")
         return FAILED

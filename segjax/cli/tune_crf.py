@@ -1,7 +1,6 @@
 """segjax tune-crf: searches the parameters of a CRF for a network."""
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
 from segjax.cli import arguments as shared
@@ -18,11 +17,12 @@ def main(argv: Sequence[str]) -> None:
     arguments = parser().parse_args(argv)
     from rich.console import Console
 
+    from segjax import paths
     from segjax.evaluate import tune_crf
 
     given = {name: getattr(arguments, name) for name in ("w1", "alpha", "beta")}
     tuned = tune_crf.tune(
-        pathlib.Path(arguments.run_folder).expanduser(),
+        paths.of(arguments.run_folder),
         grid=tune_crf.Grid(
             **{name: tuple(values) for name, values in given.items() if values},
             w2=arguments.w2,

@@ -6,9 +6,12 @@ import fcntl
 import hashlib
 import inspect
 import json
+import os
 import pathlib
 import secrets
 import shutil
+import tempfile
+import time
 from collections.abc import Sequence
 from typing import IO, Any
 
@@ -18,7 +21,7 @@ import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.table import Table
 
-from segjax import config
+from segjax import config, files, paths
 from segjax.data.builders import ade20k, camvid, cityscapes, folder, shapes, voc_segmentation
 from segjax.data.builders.base import SegmentationBuilder
 from segjax.data.examples import Summary
@@ -28,8 +31,10 @@ from segjax.data.labels import Colour, parse_label_map
 from segjax.files import write_json
 from segjax.ops import IGNORE_LABEL
 
+LISTS = (".txt", ".csv", ".json")  # endings of what tells the pictures of a data set
 FORMAT = 3  # of the prepared folder; another number prepares again
 SUMMARY = "summary.json"
+POLL = 2.0  # seconds between two looks for what another process prepares in a bucket
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +237,9 @@ def _damaged(folder: pathlib.Path, why: object) -> str:
     return f"{folder} is damaged ({why}); delete this folder to prepare the data set again"
 
 
-def prepare(data: config.Data, splits: Sequence[str] = (), *, show: bool = True) -> Prepared:
+def prepare(
+    data: config.Data, splits: Sequence[str] = (), *, show: bool = True, first: bool = True
+) -> Prepared:
     """Returns the records of a data set, written first where they are not yet in `data.cache`.
 
     Preparing reads every file once, checks it, and prints how often each class occurs. A folder
@@ -240,17 +247,33 @@ def prepare(data: config.Data, splits: Sequence[str] = (), *, show: bool = True)
     `data.max_decode_errors` pairs of the training split are left out, and named, whose files cannot
     be decoded.
 
+    Raw data in a bucket are copied to this machine, to ~/.cache/segjax/buckets: lists of them
+    always, pictures where something is to be written. Records in a bucket are read from there.
+
+    A bucket has no locks. Of the processes of a run the first one writes to a cache in a bucket,
+    and the others wait; but hosts with raw data of their own each write what they have. Two runs
+    may write the same records at the same time: each file appears whole, and summary.json, without
+    which a folder counts for nothing, comes last. It holds the size of each file, so a folder that
+    was mixed from two different ones is prepared again.
+
     Args:
         data: name, folder and options of the data set.
         splits: what to prepare; the training and the validation split unless given.
         show: whether to print the table when something was written.
+        first: whether this is the process that writes to a cache in a bucket.
 
     Raises:
         DataError: a file is at fault, or the folder is not laid out as it must be.
         ValueError: a field of `data` is wrong.
     """
-    builders = _builders(data, splits)
+    builders = _builders(data, splits, LISTS)
     folders = {split: _folder(builder, data) for split, builder in builders.items()}
+    anywhere = not data.dir or paths.in_bucket(data.dir)  # the same data on all hosts
+    if paths.in_bucket(data.cache) and anywhere and not first:
+        while any(_damage(folder) for folder in folders.values()):
+            time.sleep(POLL)
+    if paths.in_bucket(data.dir) and any(_damage(folder) for folder in folders.values()):
+        files.mirror(paths.of(data.dir))
     written = [split for split in builders if _write(builders[split], folders[split])]
     summaries = {split: _summary(folder) for split, folder in folders.items()}
     for split, builder in builders.items():
@@ -271,7 +294,7 @@ def check(data: config.Data, splits: Sequence[str] = ()) -> Checked:
         DataError: a file is at fault, or the folder is not laid out as it must be.
         ValueError: a field of `data` is wrong.
     """
-    builders = _builders(data, splits)
+    builders = _builders(data, splits, ("",))
     for builder in builders.values():
         for _ in builder.summarize():
             pass
@@ -284,6 +307,12 @@ def recognise(folder: pathlib.Path) -> str:
     """Returns the name of the data set whose layout a folder has; "folder" for any other."""
     known = (name for name, d in DATASETS.items() if d.builder.recognises(folder))
     return next(known, "folder")
+
+
+def lists_of(folder: pathlib.Path) -> pathlib.Path:
+    """Returns a folder of this machine that shows the layout of one in a bucket, which may be read
+    but for the pictures; a folder of this machine itself."""
+    return files.mirror(folder, LISTS)
 
 
 def find(name: str) -> Dataset:
@@ -321,8 +350,10 @@ def parse_options(builder: type[SegmentationBuilder], text: str) -> dict[str, An
     return options
 
 
-def _builders(data: config.Data, splits: Sequence[str]) -> dict[str, SegmentationBuilder]:
-    """Returns a builder for each split."""
+def _builders(
+    data: config.Data, splits: Sequence[str], endings: tuple[str, ...]
+) -> dict[str, SegmentationBuilder]:
+    """Returns a builder for each split; of data in a bucket, files with the endings are copied."""
     kind = find(data.name).builder
     if kind.LAYOUT and not data.dir:
         raise ValueError(f"'{data.name}' is read from a folder: write --config.data.dir=FOLDER")
@@ -337,12 +368,13 @@ def _builders(data: config.Data, splits: Sequence[str]) -> dict[str, Segmentatio
     if label_map and not kind.LAYOUT:
         raise ValueError(f"'{data.name}' is generated: --config.data.label_map has no effect there")
     splits = splits or (data.train_split, data.val_split)
-    builders = {s: kind(data.dir, s, label_map=label_map, **options) for s in splits}
+    root = os.fspath(files.mirror(paths.of(data.dir), endings)) if data.dir else ""
+    builders = {s: kind(root, s, label_map=label_map, **options) for s in splits}
     if data.train_split in builders:
         builders[data.train_split].max_decode_errors = data.max_decode_errors
     if data.train_split not in splits and not next(iter(builders.values())).knows_classes:
         # The ids of one split are not the classes: it may lack one that others have.
-        return _builders(data, (data.train_split, *splits))
+        return _builders(data, (data.train_split, *splits), endings)
     return builders
 
 
@@ -385,7 +417,8 @@ def _folder(builder: SegmentationBuilder, data: config.Data) -> pathlib.Path:
     """Returns where the records of a split belong; a changed file or option changes the name."""
     said = [FORMAT, str(builder.VERSION), data.options, data.label_map, builder.fingerprint()]
     key = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
-    cache = pathlib.Path(data.cache).expanduser().resolve()
+    cache = paths.of(data.cache)
+    cache = cache if paths.in_bucket(cache) else cache.resolve()
     return cache / builder.name / f"{builder.split}-{key}"
 
 
@@ -397,17 +430,17 @@ def _write(builder: SegmentationBuilder, final: pathlib.Path) -> bool:
     """
     if not _damage(final):
         return False
+    if paths.in_bucket(final):
+        _write_to_bucket(builder, final)
+        return True
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with final.with_name(f"{final.name}.lock").open("w") as lock:
             alone = _locked(lock)
-            why = _damage(final)
-            if not why:
+            if not _damage(final):
                 return False
             if final.exists():
-                Console(stderr=True).print(
-                    f"{final}: {why}; it is prepared again", highlight=False, markup=False
-                )
+                _say_again(final)
                 shutil.rmtree(final)
             # Without a lock another process may write the same: each into a folder of its own.
             own = "" if alone else f".{secrets.token_hex(4)}"
@@ -415,9 +448,7 @@ def _write(builder: SegmentationBuilder, final: pathlib.Path) -> bool:
             shutil.rmtree(unfinished, ignore_errors=True)
             try:
                 folder = builder.write(unfinished)
-                sizes = {path.name: path.stat().st_size for path in subfiles(folder)}
-                values = {**dataclasses.asdict(builder.summary), "files": sizes}
-                write_json(folder / SUMMARY, values)
+                write_json(folder / SUMMARY, _counted(builder, folder))
                 if alone or _damage(final):
                     folder.rename(final)
             finally:
@@ -428,6 +459,35 @@ def _write(builder: SegmentationBuilder, final: pathlib.Path) -> bool:
             "another folder, --config.data.cache=FOLDER"
         ) from error
     return True
+
+
+def _write_to_bucket(builder: SegmentationBuilder, final: pathlib.Path) -> None:
+    """The same for a folder in a bucket, where nothing can be renamed: the summary comes last."""
+    if final.exists():
+        _say_again(final)
+        final.rmtree()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = builder.write(pathlib.Path(temporary))
+        for path in subfiles(folder):
+            files.upload(path, final / path.name)
+        write_json(final / SUMMARY, _counted(builder, folder))
+
+
+def _say_again(folder: pathlib.Path) -> None:
+    line = f"{folder}: {_damage(folder)}; it is prepared again"
+    Console(stderr=True).print(line, highlight=False, markup=False)
+
+
+def _counted(builder: SegmentationBuilder, folder: pathlib.Path) -> dict[str, Any]:
+    """Returns what is in the summary of a folder of records, JSON values."""
+    return {**dataclasses.asdict(builder.summary), "files": _sizes(folder)}
+
+
+def _sizes(folder: pathlib.Path) -> dict[str, int]:
+    """Returns the bytes of each file in a folder."""
+    if paths.in_bucket(folder):
+        return {name: about.size for name, about in paths.objects(folder).items()}
+    return {path.name: path.stat().st_size for path in subfiles(folder)}
 
 
 def _locked(lock: IO[str]) -> bool:
@@ -444,11 +504,11 @@ def _damage(folder: pathlib.Path) -> str:
     if not folder.exists():
         return "is not there"
     try:
-        files = _summary(folder).files
+        written = _summary(folder).files
     except DataError as error:
         return str(error)
-    sizes = {path.name: path.stat().st_size for path in subfiles(folder)}
-    changed = sorted(name for name, size in files.items() if sizes.get(name) != size)
+    sizes = _sizes(folder)
+    changed = sorted(name for name, size in written.items() if sizes.get(name) != size)
     return f"{changed[0]} is missing or has another size" if changed else ""
 
 

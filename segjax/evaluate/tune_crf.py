@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import rich.table
 
-from segjax import crf, crf_rnn, log, metrics, rows, steps, training
+from segjax import crf, crf_rnn, log, metrics, paths, rows, steps, training
 from segjax.config import CRF, Config
 from segjax.data import datasets, pipeline
 from segjax.evaluate.result import Evaluation
@@ -128,7 +128,8 @@ def tune(
     """Searches the best CRF for a run and writes `crf.json` in its folder.
 
     The scores lie in the folder `tune` there, one .npz per image: float16, 2 * H * W * C bytes, the
-    largest of each pixel at 0; remove the folder when the search is over.
+    largest of each pixel at 0; remove the folder when the search is over. Of a run in a bucket they
+    lie in ~/.cache/segjax/scores.
 
     Args:
       workdir: of the run.
@@ -154,7 +155,9 @@ def tune(
     config, prepared = training.prepare(config, [split])
     available = len(prepared.source(split))
     config.data.num_val = images = min(images, available) or available
-    folder = run.folder / "tune" / f"{split}_{run.step:06d}_{protocol}_{images}"
+    folder = (
+        paths.cached(run.folder / "tune", "scores") / f"{split}_{run.step:06d}_{protocol}_{images}"
+    )
     save_scores(folder, config, prepared, split, run.variables, chosen, images)
 
     samples = _Samples(folder, images, prepared.canvas(split))

@@ -35,6 +35,7 @@ import numpy as np
 import safetensors.numpy
 from jax import export as jax_export
 
+from segjax import paths
 from segjax.files import write_bytes
 from segjax.predict import crf_choice, program, protocols
 from segjax.predict.crf_choice import Choice
@@ -62,7 +63,7 @@ def export(
 
     Args:
       source: what `segjax.load` takes, or gives.
-      path: of the program, for example model.stablehlo.
+      path: of the program, for example model.stablehlo; on a disk of this machine.
       size: height and width of the images; None leaves them open, as the batch always is. Images
         of open size are filled up with the mean colour to the next multiple of 32 pixels, one more
         where corners are aligned: `canvas` of it.
@@ -84,7 +85,7 @@ def export(
     unknown = set(platforms) - {*PLATFORMS, "rocm"}
     if unknown or not platforms:
         raise ValueError(f"platforms={tuple(platforms)}; accepted are {', '.join(PLATFORMS)}")
-    path = pathlib.Path(path)
+    path = paths.local(path, "path")
     if path.suffix in (".json", ".safetensors"):
         raise ValueError(f"{path}: the program's own ending is wanted, for example .stablehlo")
     seg = source if isinstance(source, Segmenter) else load(source)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from segjax import paths
 from segjax.data.folders import in_brackets, near_miss, printable
 from segjax.data.images import read_image, to_rgb
 
@@ -69,7 +70,7 @@ def read(picture: Picture, value_range: tuple[float, float] | None = None) -> np
     """
     if isinstance(picture, str | os.PathLike):
         try:
-            return _read_file(os.fspath(picture), value_range)
+            return _read_file(os.fspath(paths.local(picture, "a picture")), value_range)
         except ValueError as error:
             raise ValueError(f"{printable(os.fspath(picture))} {error}") from error
     if isinstance(picture, Image.Image):

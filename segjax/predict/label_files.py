@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from segjax import paths
 from segjax.data.labels import VOID_COLOUR, Colour
 from segjax.files import whole_file
 
@@ -31,7 +32,7 @@ def save_labels(
     Raises:
       ValueError: the path has another ending, or cannot be written.
     """
-    path = pathlib.Path(path)
+    path = paths.of(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path} does not end in .png, the format of label maps")
     picture = Image.fromarray(labels)

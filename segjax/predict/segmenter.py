@@ -14,7 +14,6 @@ avoids it at the price of a compilation per size. Larger pictures are cut into t
 
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax import compiling, models, state
+from segjax import compiling, models, paths, state
 from segjax.config import Config
 from segjax.models import segnet
 from segjax.predict import crf_choice, program, protocols, tiles
@@ -208,7 +207,7 @@ class Segmenter:
         """
         if isinstance(protocol, str):
             protocol = protocols.find(protocol)
-        path = pathlib.Path(path)
+        path = paths.local(path, "path")
         if path.suffix != ".npy":
             raise ValueError(f"{path} does not end in .npy, the format of large label maps")
         kernels = crf_choice.choose(crf, protocol, self.config.model, self.crfs)

@@ -17,6 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from segjax import files, paths
 from segjax.files import write_bytes, write_text
 from segjax.pretrained import caffe
 
@@ -39,13 +40,14 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       ValueError: the file is missing, of another kind, damaged, or holds something else than dense
         arrays of ordinary numbers.
     """
-    path = pathlib.Path(path).expanduser()
+    path = paths.of(path)
     if path.is_dir():
         path = path / WEIGHTS
     if not path.is_file():
         raise ValueError(f"{path} does not exist")
     if path.suffix not in READERS:
         raise ValueError(f"{path} ends in {path.suffix!r}; accepted are {', '.join(READERS)}")
+    path = files.fetch(path)
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty")
     try:
@@ -73,7 +75,7 @@ def save_weights(
       variables: pytree of nested dictionaries.
       metadata: JSON values.
     """
-    folder = pathlib.Path(path).expanduser()
+    folder = paths.of(path)
     arrays = {
         name: np.ascontiguousarray(jax.device_get(leaf))
         for name, leaf in flatten(variables).items()
@@ -90,7 +92,7 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
     Raises:
       ValueError: the folder was not written by `save_weights`, or not completely.
     """
-    folder = pathlib.Path(path).expanduser()
+    folder = paths.of(path)
     if folder.name == WEIGHTS:
         folder = folder.parent
     for name in (WEIGHTS, CONFIG):

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from segjax import paths
 from segjax.files import write_text
 from segjax.report import charts
 from segjax.report.published import PUBLISHED
@@ -59,7 +60,7 @@ def read(workdir: pathlib.Path, name: str | None = None) -> dict[str, Any]:
     """
     if not (workdir / "config.json").is_file():
         raise ValueError(f"{workdir} holds no config.json; give the folder of a run")
-    files = sorted((workdir / "eval").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    files = sorted((workdir / "eval").glob("*.json"), key=paths.modified)
     named = [path for path in files if name in (None, path.stem)]
     if name is not None and not named:
         known = ", ".join(path.stem for path in files) or "none: run segjax eval first"
@@ -71,7 +72,7 @@ def read(workdir: pathlib.Path, name: str | None = None) -> dict[str, Any]:
     if chosen:
         config = evaluations[chosen].get("config", config)
     return {
-        "title": workdir.absolute().name,
+        "title": paths.absolute(workdir).name,
         "config": config,
         "environment": read_environment(workdir / "env.json"),
         "metrics": read_metrics(workdir / "metrics.csv"),
