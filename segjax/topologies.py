@@ -163,7 +163,7 @@ def compiled(lowered: jax.stages.Lowered) -> Program:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         line = str(error).splitlines()[0]
-        raise TooLargeError(line[line.find("Ran out of memory") :]) from error
+        raise TooLargeError(line[max(line.find("Ran out"), 0) :]) from error
 
 
 def train_step(config: Config, topology: Slice, crop: tuple[int, int], batch: int) -> Program:

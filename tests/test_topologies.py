@@ -97,6 +97,20 @@ def test_efficiency_falls_with_the_chips_and_is_one_where_nothing_is_reduced():
     assert topologies.efficiency(alone, V5E, 1024) == 1
 
 
+def test_what_does_not_fit_is_said_in_the_words_of_the_compiler():
+    class Lowered:
+        def compile(self):
+            raise jax.errors.JaxRuntimeError(
+                "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total "
+                "memory required (23.50G) exceeds available HBM (15.75G).\nSee https://openxla.org"
+            )
+
+    with pytest.raises(
+        topologies.TooLargeError, match=r"^Ran out of .* available HBM \(15.75G\)\.$"
+    ):
+        topologies.compiled(Lowered())
+
+
 def test_advice_is_what_the_configuration_has_left():
     assert topologies.smaller(Config(model=Net()), 4) == (
         "a smaller --batch or --config.model.dtype=bfloat16 or a smaller --crop"

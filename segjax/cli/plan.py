@@ -53,8 +53,9 @@ def main(argv: Sequence[str]) -> None:
     network = f"{arguments.config}: {type(config.model).__name__}"
     if topology:
         cases = [(crop, batch) for crop in crops for batch in arguments.batch or [own]]
-        log.console.print(f"compiling {len(cases)} training steps for {topology.name}...")
-        Console().print(_of_slice(config, topology, cases, f"{network} on {topology.name}"))
+        log.console.print(f"compiling the training step for {topology.name}, {len(cases)} times...")
+        for text in _of_slice(config, topology, cases, f"{network} on {topology.name}"):
+            Console().print(text)
         return
     batches = arguments.batch or sorted({max(own // 2, 1), own, 2 * own})
     memory = None if arguments.memory is None else round(arguments.memory * plan_lib.GB)
@@ -65,8 +66,8 @@ def main(argv: Sequence[str]) -> None:
 
 def _of_slice(
     config: "Config", topology: "Slice", cases: Sequence[tuple[tuple[int, int], int]], title: str
-) -> "rich.table.Table":
-    """Compiles the steps of crops and batches for a slice; returns a column for each."""
+) -> list["rich.table.Table | str"]:
+    """Compiles the steps of crops and batches for a slice; returns a column for each, and notes."""
     import rich.table
 
     from segjax import topologies
@@ -86,8 +87,7 @@ def _of_slice(
             columns.append({"fits": "no"})
     for name in max(columns, key=len):
         table.add_row(name, *(column.get(name, "") for column in columns))
-    table.caption = "\n".join([*notes, topologies.ASSUMPTIONS])
-    return table
+    return [table, *notes, topologies.ASSUMPTIONS.replace("\n", " ")]
 
 
 def _cells(program: "Program", topology: "Slice") -> dict[str, str]:
