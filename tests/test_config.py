@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies
 
 from segjax import config as config_lib
+from segjax.cli import overrides
 from segjax.config import Config
 from segjax.models import DeepLabV2ResNet, Norm, SegNet
 from segjax.workdir import model_classes
@@ -169,6 +170,33 @@ def test_mistakes_on_the_command_line_end_with_one_message(tmp_path, arguments, 
     assert named in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "w" / "config.json").exists()
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of Python
+def test_dictionaries_are_changed_whole():
+    change = ["--config.loss.heads={'logits': 1, 'aux': 0.4}", "--config.optim.lr_multipliers={}"]
+    config = overrides.read("deeplab_v1_voc", change)
+    assert config.loss.heads == {"logits": 1.0, "aux": 0.4}
+    assert config.optim.lr_multipliers == {}
+    assert (
+        overrides.changed(config, ["--config.loss.heads={'logits': 2}"]).loss.heads["logits"] == 2
+    )
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of Python
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("loss.heads=3", 'write a dictionary of numbers, {"logits": 1.0, "aux": 0.4}'),
+        ("loss.heads={1: 2}", "write a dictionary of numbers"),
+        ("loss.heads={'logits': 'a'}", "write a dictionary of numbers"),
+        ("loss.heads.aux=1", """whole, --config.loss.heads="{'logits': 1.0}"$"""),
+        ("data.nam=voc", "no field 'nam'. Did you mean 'name'?"),
+    ],
+)
+def test_wrong_dictionaries_and_names_are_explained(change, named):
+    with pytest.raises(ValueError, match=named.replace("{", r"\{").replace("?", r"\?")):
+        overrides.read("demo", [f"--config.{change}"])
 
 
 def test_the_name_of_the_data_set_survives():

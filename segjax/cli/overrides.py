@@ -3,6 +3,7 @@
 FILE is a path, or the name of a configuration that `segjax configs` lists.
 """
 
+import ast
 import copy
 import dataclasses
 import difflib
@@ -69,6 +70,30 @@ def changed(config: Config, changes: Sequence[str]) -> Config:
     return new
 
 
+class _Dictionary(flags.ArgumentParser):
+    """Reads a dictionary of numbers, {"logits": 1.0, "aux": 0.4}."""
+
+    def parse(self, argument: Any) -> dict[str, float]:
+        if isinstance(argument, dict):
+            return argument
+        try:
+            found = ast.literal_eval(argument)
+            return {_word(name): float(number) for name, number in found.items()}
+        except (ValueError, SyntaxError, TypeError, AttributeError) as error:
+            raise ValueError(
+                'write a dictionary of numbers, {"logits": 1.0, "aux": 0.4}'
+            ) from error
+
+
+def _word(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(name)
+    return name
+
+
+config_flags.register_flag_parser_for_type(dict, _Dictionary())
+
+
 def _settle_absl() -> None:
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for that
     logging.set_verbosity(logging.ERROR)  # Orbax reports every file that it reads or writes
@@ -131,7 +156,8 @@ def _explain(argv: list[str], config: Config) -> str | None:
         holder: Any = config
         for name in path:
             if isinstance(holder, dict):
-                break
+                whole = ".".join(path[: path.index(name)])
+                return f'{word}: change a dictionary whole, --config.{whole}="{holder}"'
             fields = _fields(holder)
             if name not in fields:
                 near = difflib.get_close_matches(name, fields, 1)
@@ -147,4 +173,6 @@ def _explain(argv: list[str], config: Config) -> str | None:
 def _fields(holder: Any) -> list[str]:
     if not dataclasses.is_dataclass(holder):
         return []
-    return [f.name for f in dataclasses.fields(holder) if f.name not in ("parent", "name")]
+    names = [f.name for f in dataclasses.fields(holder)]
+    module = set(config_lib.FLAX) <= set(names)
+    return [name for name in names if not (module and name in config_lib.FLAX)]
