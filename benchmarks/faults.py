@@ -120,6 +120,8 @@ class Bench:
         environment = os.environ | {
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
             "--xla_backend_optimization_level=0",
+            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),  # for many short runs
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "PYTHONPATH": str(ROOT),
         }
         with log.open("w") as file:
