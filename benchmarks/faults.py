@@ -18,6 +18,7 @@ import dataclasses
 import datetime
 import importlib.util
 import json
+import multiprocessing
 import os
 import pathlib
 import random
@@ -39,6 +40,7 @@ import rich.console
 import rich.table
 
 from segjax import checkpoint, config, hosts, steps, training
+from segjax.cli import main
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 30
@@ -56,6 +58,9 @@ SMALL = (
     "--config.train.recompute_batch_stats=0",
     "--config.eval.batch_size=4",
 )
+# Runs are forked from a process that has imported everything: most of a short run is imports.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["segjax.training", "segjax.cli.overrides", "tensorboardX"])
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SAME = "the same command goes on to the same bits"
 
@@ -74,19 +79,18 @@ class Row:
 class Run:
     """A process that trains, and the file of its output."""
 
-    process: subprocess.Popen
+    pid: int
+    code: Callable[[], int | None]  # with which it ended
     log: pathlib.Path
 
     def text(self) -> str:
         """What it has printed so far, in one line."""
         return " ".join(self.log.read_text(errors="replace").split())
 
-    def until(self, reached: Callable[[], bool], seconds: float = 600) -> bool:
+    def until(self, reached: Callable[[], bool], seconds: float = 1200) -> bool:
         """Waits until something is reached; False where the process ends or time is up before."""
         deadline = time.monotonic() + seconds
-        while not (found := reached()) and self.process.poll() is None:
-            if time.monotonic() > deadline:
-                break
+        while not (found := reached()) and self.code() is None and time.monotonic() < deadline:
             time.sleep(0.001)
         return found
 
@@ -94,14 +98,20 @@ class Run:
         """Waits until the process has printed a text."""
         return self.until(lambda: text in self.text())
 
+    def send(self, number: int) -> None:
+        """Sends a signal."""
+        os.kill(self.pid, number)
+
     def kill(self) -> None:
         """Ends the process as a power cut does."""
-        self.process.kill()
-        self.process.wait()
+        if self.code() is None:
+            self.send(signal.SIGKILL)
+        self.end()
 
-    def end(self, seconds: float = 900) -> int:
-        """Waits for the end; returns the exit code."""
-        return self.process.wait(seconds)
+    def end(self) -> int | None:
+        """Waits for the end; returns the exit code, None where it does not come."""
+        self.until(lambda: False)
+        return self.code()
 
 
 class Bench:
@@ -110,29 +120,17 @@ class Bench:
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder, self.cache, self._count = folder, folder / "cache", 0
         self.whole = folder / "whole"
-        assert self.start(self.whole).end() == 0
+        first = self.start(self.whole)
+        assert first.end() == 0, first.text()
 
     def start(self, workdir: pathlib.Path, *flags: str, devices: int = 1) -> Run:
         """Starts `segjax train`, or goes on in a folder."""
         self._count += 1
         log = self.folder / f"{self._count}.log"
-        words = (sys.executable, "-m", "segjax", "train", *SMALL, f"--workdir={workdir}")
-        environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-            "--xla_backend_optimization_level=0",
-            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),  # for many short runs
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "PYTHONPATH": str(ROOT),
-        }
-        with log.open("w") as file:
-            process = subprocess.Popen(
-                [*words, f"--config.data.cache={self.cache}", *flags],
-                env=environment,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                preexec_fn=hear,
-            )
-        return Run(process, log)
+        words = ["train", *SMALL, f"--workdir={workdir}", f"--config.data.cache={self.cache}"]
+        process = FORKS.Process(target=train, args=(log, devices, [*words, *flags]))
+        process.start()
+        return Run(process.pid, lambda: process.exitcode, log)
 
     def copy(self, name: str) -> pathlib.Path:
         """Copies the whole run."""
@@ -149,10 +147,23 @@ class Bench:
         return run.end() == 0 and self.same(workdir), run.text()
 
 
+def train(log: pathlib.Path, devices: int, words: list[str]) -> None:
+    """In a process of its own: trains, and writes what it prints into a file."""
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ["XLA_FLAGS"] = (
+        f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    )
+    hear()
+    sys.exit(main.main(words))
+
+
 def hear() -> None:
     """Lets a child hear signals that a shell ignores for what runs in the background."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def variables(workdir: pathlib.Path) -> dict[str, Any]:
@@ -282,7 +293,7 @@ def loss(bench: Bench, _: int) -> Iterator[Row]:
     run = bench.start(workdir, "--config.optim.lr=1e30")
     code, text = run.end(), run.text()
     held = code == 1 and "last good checkpoint" in text and "Traceback" not in text
-    happens = "the run ends: step, pictures of the batch, the last good checkpoint, what to lower"
+    happens = "the run ends: step, images of the batch, the last good checkpoint, what to lower"
     yield Row("the loss or a parameter becomes NaN", happens, "those since that checkpoint", held)
 
 
@@ -337,7 +348,7 @@ def signals(bench: Bench, _: int) -> Iterator[Row]:
         workdir = bench.folder / number.name
         run = bench.start(workdir)
         run.says(f"step 3 of {STEPS}")
-        run.process.send_signal(number)
+        run.send(number)
         held = run.end() == 128 + number
         step = newest(workdir)
         held &= f"stopped; step {step} of {STEPS} is saved" in run.text()
@@ -349,7 +360,7 @@ def signals(bench: Bench, _: int) -> Iterator[Row]:
         workdir = bench.folder / f"two_{number.name}"
         both = two(bench, workdir)
         both[0].says(f"step 3 of {STEPS}")
-        both[1].process.send_signal(number)
+        both[1].send(number)
         held = [run.end() for run in both] == [128 + number] * 2
         step = newest(workdir)
         held &= all(f"stopped; step {step} of {STEPS} is saved" in run.text() for run in both)
@@ -397,6 +408,7 @@ def preemption(folder: pathlib.Path) -> dict[str, Any]:
     words += [f"--config.data.cache={folder / 'cache'}", "--config.train.log_every=1"]
     words += ["--config.train.checkpoint_every=100000", "--config.train.eval_every=0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    del environment["JAX_COMPILATION_CACHE_DIR"]  # as a user has it
     for number in range(4):
         reached, log = newest(workdir), folder / f"demo{number}.log"
         begin = time.perf_counter()
@@ -404,12 +416,12 @@ def preemption(folder: pathlib.Path) -> dict[str, Any]:
             process = subprocess.Popen(
                 words, env=environment, stdout=file, stderr=subprocess.STDOUT, preexec_fn=hear
             )
-        run = Run(process, log)
+        run = Run(process.pid, process.poll, log)
         assert run.says(f"step {reached + 1} of "), run.text()
         starts.append(time.perf_counter() - begin)
         assert run.says(f"step {reached + 4} of "), run.text()
         begin = time.perf_counter()
-        process.send_signal(signal.SIGTERM)
+        run.send(signal.SIGTERM)
         assert run.end() == 128 + signal.SIGTERM, run.text()
         stops.append(time.perf_counter() - begin)
     return {"stop_s": stops, "start_s": starts[1:]}  # the first one prepared and compiled
@@ -505,7 +517,7 @@ def where() -> dict[str, Any]:
 COSTS = {"preemption": preemption, "asking": asking, "engines": engines}
 
 
-def main() -> None:
+def run_all() -> None:
     """Does what is asked for, writes the file after each part, prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -518,6 +530,9 @@ def main() -> None:
     report = json.loads(args.json.read_text()) if args.json.exists() else {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
+        # Read when JAX is imported, so for all runs alike.
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         bench = Bench(folder) if set(args.only) & set(FAULTS) else None
         for name in args.only:
             if name in FAULTS:
@@ -547,4 +562,4 @@ def show(report: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_all()
