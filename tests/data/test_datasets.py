@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import cv2
@@ -141,7 +142,10 @@ def test_only_the_table_is_printed_and_only_the_first_time(shapes, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_nothing_asks_the_network(shapes, monkeypatch):
+def test_nothing_asks_the_network_or_leaves_folders_elsewhere(shapes, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+
     def refuse(*args, **kwargs):
         raise AssertionError("a socket was opened")
 
@@ -150,6 +154,7 @@ def test_nothing_asks_the_network(shapes, monkeypatch):
     start = time.perf_counter()
     assert len(datasets.prepare(shapes, show=False).source("val")) == 3
     assert time.perf_counter() - start < 20
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_a_failed_preparation_leaves_nothing_behind(own):

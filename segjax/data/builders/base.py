@@ -20,6 +20,13 @@ from segjax.data.images import DataError
 from segjax.data.labels import Colour, to_train_ids
 
 
+class _Info(tfds.core.DatasetInfo):
+    """What tfds knows of a split."""
+
+    def initialize_from_bucket(self) -> None:
+        """Does nothing; tfds looks for its own data sets, and leaves an empty folder in /tmp."""
+
+
 class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Prepares one split of a data set; its subclasses know where the files lie.
 
@@ -202,7 +209,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             features=tfds.features.FeaturesDict(
                 {
