@@ -30,8 +30,8 @@ class Data:
     """Which images, and how they reach the device."""
 
     name: str = "shapes"  # a key of segjax.data.datasets.DATASETS
-    dir: str = ""  # the folder of the raw data set; shapes needs none
-    cache: str = "~/.cache/segjax"  # where prepared ArrayRecord files are written
+    dir: str = ""  # the folder of the raw data set, or gs://...; shapes needs none
+    cache: str = "~/.cache/segjax"  # where prepared ArrayRecord files are written, or gs://...
     train_split: str = "train"  # a split of the data set
     val_split: str = "val"  # a split of the data set
     canvas: tuple[int, int] = (0, 0)  # height, width in pixels all images are padded to; 0: largest
@@ -127,7 +127,7 @@ class Train:
     steps: int = 1000  # batches
     batch_size: int = 16  # images, over all devices and processes
     seed: int = 0
-    init_from: str = ""  # a run or checkpoint or weights file to start from; loads what fits
+    init_from: str = ""  # a run or weights to start from, or gs://...; loads what fits
     log_every: int = 10  # steps
     eval_every: int = 0  # steps; 0: only at the end
     checkpoint_every: int = 500  # steps

@@ -31,13 +31,13 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises:
       ValueError: the file cannot be written, for example because the disk is full.
     """
-    path = paths.of(path)
     if paths.in_bucket(path):
         buffer = io.BytesIO()
         yield buffer
         with _written(path):
-            path.write_bytes(buffer.getvalue())
+            paths.of(path).write_bytes(buffer.getvalue())
         return
+    path = pathlib.Path(path)
     part = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

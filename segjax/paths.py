@@ -6,6 +6,7 @@ hosts write there, and Orbax and ArrayRecord go there by ways of their own.
 """
 
 import base64
+import contextlib
 import functools
 import logging
 import os
@@ -31,7 +32,7 @@ class Object(NamedTuple):
 
 
 def of(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns the path that a user names, "~" put in full.
+    """Returns the path that a user names; "~" and "~name", where there is such a home, in full.
 
     Args:
       path: of this machine, or gs://BUCKET/...
@@ -43,7 +44,9 @@ def of(path: str | os.PathLike[str]) -> pathlib.Path:
     text = os.fspath(path)
     kind = re.match(r"gs:/+|\w+://", text)  # pathlib makes gs:/BUCKET of gs://BUCKET
     if kind is None:
-        return pathlib.Path(text).expanduser()
+        with contextlib.suppress(RuntimeError):  # a file ~name, and no home
+            return pathlib.Path(text).expanduser()
+        return pathlib.Path(text)
     name = text[kind.end() :].rstrip("/")
     if not kind[0].startswith("gs:") or not name:
         raise ValueError(f"{text}: accepted are paths of this machine, and gs://BUCKET/FOLDER")

@@ -1,5 +1,6 @@
 """Runs, data and weights in a bucket, gs://..., of an emulator on this machine."""
 
+import contextlib
 import csv
 import http.server
 import importlib.util
@@ -17,6 +18,7 @@ import urllib.request
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 import segjax
@@ -96,6 +98,8 @@ def environment(tmp_path_factory):
             "CLOUD_STORAGE_EMULATOR_ENDPOINT": url,  # of ArrayRecord
             "NO_GCE_CHECK": "true",
             "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("home")),
+            "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs")),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         server.terminate()
 
@@ -105,7 +109,21 @@ def bucket(environment):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        yield paths.of("gs://bucket")
+        with compiled_once(environment["JAX_COMPILATION_CACHE_DIR"]):
+            yield paths.of("gs://bucket")
+
+
+@contextlib.contextmanager
+def compiled_once(folder):
+    """Keeps programs in a folder: all runs here have the same."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in names]
+    for values in ((folder, 0.0), before):
+        for name, value in zip(names, values):
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if values is not before:
+            yield
 
 
 @pytest.fixture(scope="module")
@@ -258,12 +276,23 @@ def test_the_last_of_two_runs_in_a_folder_goes_on(bucket):
 
 
 class Forbids(http.server.BaseHTTPRequestHandler):
-    """Answers as Google does to one who is not logged in."""
+    """Answers as Google does to one who is not logged in; gs://public may be read by all."""
 
     def do_GET(self):
-        message = "Anonymous caller does not have storage.objects.list access to the bucket."
-        body = json.dumps({"error": {"code": 401, "message": message}}).encode()
-        self.send_response(401)
+        if "/b/public/" in self.path:
+            return self._answer(200, {"items": []})
+        self._refuse(401, "Anonymous caller does not have storage.objects.list access.")
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._refuse(403, "Anonymous caller does not have storage.objects.create access.")
+
+    def _refuse(self, code, message):
+        self._answer(code, {"error": {"code": code, "message": message}})
+
+    def _answer(self, code, values):
+        body = json.dumps(values).encode()
+        self.send_response(code)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -288,6 +317,8 @@ def test_mistakes_are_one_line_before_anything_is_compiled(bucket, monkeypatch, 
         with monkeypatch.context() as patch:
             patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
             line = said(*train, "--workdir=gs://private/run")
+            with pytest.raises(ValueError, match=r"gs://public/a cannot be written: these.*create"):
+                files.write_text(paths.of("gs://public/a"), "text")
         server.shutdown()
     assert "gs://private/run cannot be read: these credentials may not do it (Anonymous" in line
     assert "gcloud auth application-default login" in line

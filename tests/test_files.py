@@ -1,9 +1,10 @@
 import concurrent.futures
 import json
+import pathlib
 
 import pytest
 
-from segjax import files
+from segjax import files, paths
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
@@ -35,6 +36,13 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="file cannot be written: No space left on device"):
         files.write_text(tmp_path / "file", "text")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_with_a_tilde_is_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files.write_text("~no one", "text")
+    assert (tmp_path / "~no one").read_text() == paths.of("~no one").read_text() == "text"
+    assert paths.of("~/a") == pathlib.Path.home() / "a"
 
 
 def test_the_longest_name_that_a_file_may_have(tmp_path):

@@ -33,6 +33,19 @@ def test_rows_after_the_step_gone_on_from_are_dropped(tmp_path):
     assert list((tmp_path / "tb").glob("events.out.tfevents*"))
 
 
+@pytest.mark.parametrize("scored", [True, False])
+def test_scores_that_are_made_again_are_not_there_twice(tmp_path, scored):
+    """A kill came after the row of an evaluation, and before or after its scores were noted."""
+    with log.Log(tmp_path, step=0) as writer:
+        for step in (2, 4):
+            writer.write(step, {"loss": step / 2})
+            writer.write(step, {"mean_iou": step / 8})
+    with log.Log(tmp_path, step=4, scored=scored):
+        found = [(row["step"], "loss" in row) for row in rows(tmp_path / "metrics.csv")]
+    kept = [("2", True), ("2", False), ("4", True), ("4", False)]
+    assert found == (kept if scored else kept[:3])
+
+
 def test_environment_names_versions_and_devices():
     found = log.environment()
     assert found["packages"]["jax"] and found["devices"] and found["processes"] == 1

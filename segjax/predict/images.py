@@ -70,7 +70,7 @@ def read(picture: Picture, value_range: tuple[float, float] | None = None) -> np
     """
     if isinstance(picture, str | os.PathLike):
         try:
-            return _read_file(os.fspath(paths.local(picture, "a picture")), value_range)
+            return _read_file(os.fspath(picture), value_range)
         except ValueError as error:
             raise ValueError(f"{printable(os.fspath(picture))} {error}") from error
     if isinstance(picture, Image.Image):
@@ -79,6 +79,8 @@ def read(picture: Picture, value_range: tuple[float, float] | None = None) -> np
 
 
 def _read_file(path: str, value_range: tuple[float, float] | None) -> np.ndarray:
+    if paths.in_bucket(path):
+        raise ValueError("is in a bucket; pictures must be on a disk of this machine")
     if os.path.isdir(path):
         raise ValueError("is a folder; give the files in it")
     if not os.path.exists(path):

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from segjax import paths
 from segjax.data.labels import VOID_COLOUR, Colour
 from segjax.files import whole_file
 
@@ -32,8 +31,7 @@ def save_labels(
     Raises:
       ValueError: the path has another ending, or cannot be written.
     """
-    path = paths.of(path)
-    if path.suffix.lower() != ".png":
+    if os.path.splitext(path)[1].lower() != ".png":
         raise ValueError(f"{path} does not end in .png, the format of label maps")
     picture = Image.fromarray(labels)
     if len(palette) and labels.dtype == np.uint8:
