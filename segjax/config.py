@@ -433,7 +433,7 @@ def _wanted(name: str, kind: Any) -> str:
         example = ", ".join([one] * (2 if kinds[-1] is ... else len(kinds)))
         return f'write {count}{many}, --config.{name}="({example})"'
     if get_origin(kind) is dict:
-        return 'write a dictionary of numbers by name, {"...": 1.0}, in the file'
+        return 'write a dictionary of numbers by name, {"...": 1.0}'
     return f"it is a {getattr(kind, '__name__', kind)}"
 
 

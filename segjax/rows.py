@@ -4,6 +4,7 @@ With `train.rows=R` each image lies on R devices, a band of its rows on each. Th
 the rows that a convolution needs of the next band; results are those of one device to rounding.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,9 +28,15 @@ def mesh(devices: Sequence[jax.Device], rows: int = 1) -> jax.sharding.Mesh:
             f"train.rows is {rows}, which does not divide the number of devices, {len(devices)}; "
             "write --config.train.rows=1, or a number that does"
         )
+    devices = sorted(devices, key=lambda device: device.process_index)
     if rows == 1:
         return jax.sharding.Mesh(np.array(devices), (BATCH,))
     return jax.sharding.Mesh(np.array(devices).reshape(-1, rows), (BATCH, ROWS))
+
+
+def possible(rows: int) -> int:
+    """Returns how many bands a run that was trained with `rows` is scored with on this machine."""
+    return math.gcd(rows, jax.local_device_count())
 
 
 def split(x: jax.Array, rows: int) -> jax.Array:
@@ -42,7 +49,9 @@ def split(x: jax.Array, rows: int) -> jax.Array:
 def check(model: nn.Module, size: tuple[int, int], rows: int) -> None:
     """Refuses images whose rows cannot be divided, or whose bands are lower than a kernel reaches.
 
-    A band gets rows of the two bands beside it, and of no others.
+    A kernel that reaches beyond the band beside its own makes the compiler gather the whole map on
+    each device. The result would be right, but each device would need the memory that several were
+    taken to save.
 
     Args:
       model: the network.
@@ -78,6 +87,6 @@ def check(model: nn.Module, size: tuple[int, int], rows: int) -> None:
             most = max(n for n in range(1, rows) if n == 1 or height >= reached * n)
             raise ValueError(
                 f"train.rows is {rows}: of the {height} rows of {name}'s map each device would "
-                f"have {height // rows}, but at its rate the layer reaches {reached}; write "
-                f"--config.train.rows={most} at the most"
+                f"have {height // rows}, but at its rate the layer reaches {reached}, beyond the "
+                f"next device; write --config.train.rows={most} at the most"
             )

@@ -158,7 +158,7 @@ def _sharded(
 
     def of_device(*arguments: Any) -> Any:
         own = zip(arguments, in_specs, strict=True)
-        arguments = [jax.tree.map(lambda x: x[0], a) if spec == P(AXIS) else a for a, spec in own]
+        arguments = [jax.tree.map(_only, a) if spec == P(AXIS) else a for a, spec in own]
         expand = lambda spec, x: jax.tree.map(lambda x: x[None], x) if spec == P(AXIS) else x
         return jax.tree.map(expand, out_specs, step(*arguments))
 
@@ -188,6 +188,12 @@ def _sharded(
 
     over_processes.lower = lambda *arguments: mapped.lower(*placed(arguments))
     return over_processes
+
+
+def _only(x: jax.Array) -> jax.Array:
+    if x.shape[0] != 1:
+        raise ValueError(f"a batch has {x.shape[0]} parts for each device, or group of them")
+    return x[0]
 
 
 def _moved(x: Any, mesh: jax.sharding.Mesh, spec: jax.sharding.PartitionSpec) -> jax.Array:

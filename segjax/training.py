@@ -215,6 +215,7 @@ def prepare(config: Config, splits: Sequence[str] = ()) -> tuple[Config, dataset
     Raises:
       ValueError: configuration, data and devices do not fit together.
     """
+    config_lib.check(config)
     groups = rows.mesh(jax.local_devices(), config.train.rows).shape[rows.BATCH]
     config_lib.check(config, devices=groups * jax.process_count())
     prepared = datasets.prepare(config.data, splits, first=jax.process_index() == 0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segjax import config as config_lib
-from segjax import rows, state, steps
+from segjax import rows, state, steps, training
 from segjax.models import DeepLabV1, DeepLabV3
 from segjax.models.atrous import AtrousConv
 from segjax.models.layers import Norm, batch_norm
@@ -51,6 +51,9 @@ def trained(devices, count):
         now, numbers = step(now, batch, jax.random.key(7))
     program = step.lower(now, batch, jax.random.key(7)).compile().as_text()
     assert step._cache_size() == 1
+    twice = {name: np.concatenate([x, x]) for name, x in batch.items()}
+    with pytest.raises(ValueError, match="a batch has 2 parts for each device"):
+        step(now, twice, jax.random.key(7))
     return now, numbers, program
 
 
@@ -82,9 +85,9 @@ def test_bands_of_rows_train_as_whole_images():
             DeepLabV1(num_classes=21),
             (320, 320),
             4,
-            r"of the 41 rows of fc6's map .* have 10, .* reaches 12; .*rows=3 at the most",
+            r"of the 41 rows of fc6's map .* have 10, .* reaches 12, .*rows=3 at the most",
         ),
-        (DeepLabV3(num_classes=19), (1024, 2048), 4, "reaches 18; .*rows=3 at the most"),
+        (DeepLabV3(num_classes=19), (1024, 2048), 4, "reaches 18, .*rows=3 at the most"),
     ],
 )
 def test_what_cannot_be_split_is_refused(model, size, count, message):
@@ -99,8 +102,17 @@ def test_devices_that_cannot_be_grouped_are_refused():
         rows.mesh(jax.devices()[:4], 3)
 
 
+def test_a_run_is_scored_with_as_many_bands_as_there_are_devices_for(monkeypatch):
+    assert rows.possible(2) == 2  # of four
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    assert rows.possible(2) == 1
+
+
 def test_only_the_second_engine_splits_rows():
     config = config_lib.Config(model=Net())
     config.train.rows = 2
     with pytest.raises(ValueError, match=r"write --config\.train\.engine=shard_map"):
         config_lib.check(config)
+    config.train.rows = 0
+    with pytest.raises(ValueError, match=r"train\.rows is 0"):
+        training.prepare(config)

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
 
 def score(arguments: argparse.Namespace, changes: Sequence[str]) -> None:
     """Scores the checkpoint that the arguments name, with changes of its configuration."""
-    from segjax import log, training
+    from segjax import log, rows, training
     from segjax.cli import overrides
     from segjax.evaluate.scoring import evaluator
     from segjax.predict import crf_choice, label_files, protocols
@@ -42,6 +42,7 @@ def score(arguments: argparse.Namespace, changes: Sequence[str]) -> None:
     workdir = run.folder  # also where a folder of checkpoints was given
     if run.step is None:
         raise ValueError(f"{workdir} holds weights alone; give the folder of a run of segjax train")
+    run.config.train.rows = rows.possible(run.config.train.rows)
     config = overrides.changed(run.config, changes)
     protocol = protocols.find(arguments.protocol)
     kernels = crf_choice.choose(arguments.crf, protocol, config.model, run.crfs)

@@ -91,12 +91,10 @@ def _word(name: Any) -> str:
     return name
 
 
-config_flags.register_flag_parser_for_type(dict, _Dictionary())
-
-
 def _settle_absl() -> None:
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for that
     logging.set_verbosity(logging.ERROR)  # Orbax reports every file that it reads or writes
+    config_flags.register_flag_parser_for_type(dict, _Dictionary())
 
 
 def _parse(values: flags.FlagValues, argv: list[str], config: Config | None = None) -> None:
@@ -154,10 +152,10 @@ def _explain(argv: list[str], config: Config) -> str | None:
             continue
         path = word.split("=", 1)[0].removeprefix("--config.").split(".")
         holder: Any = config
-        for name in path:
+        for depth, name in enumerate(path):
             if isinstance(holder, dict):
-                whole = ".".join(path[: path.index(name)])
-                return f'{word}: change a dictionary whole, --config.{whole}="{holder}"'
+                whole = ".".join(path[:depth])
+                return f'{word}: has no {name!r}; write it whole, --config.{whole}="{holder}"'
             fields = _fields(holder)
             if name not in fields:
                 near = difflib.get_close_matches(name, fields, 1)

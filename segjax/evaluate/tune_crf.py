@@ -149,6 +149,7 @@ def tune(
     if run.step is None:
         raise ValueError(f"{workdir} holds weights alone; a search needs the folder of a run")
     config = run.config
+    config.train.rows = rows.possible(config.train.rows)
     config.data.dir = data_dir or config.data.dir
     split = split or config.data.val_split
     chosen = protocols.find(protocol)
