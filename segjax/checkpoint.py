@@ -335,7 +335,9 @@ class Checkpoints:
             with _named(ValueError, f"{self._root} cannot be written: "):
                 yield
         except ValueError as error:
-            newest = max(saved(self._root.parent), default="none")
+            newest: int | str = "unknown"
+            with contextlib.suppress(Exception):  # a bucket out of reach
+                newest = max(saved(self._root.parent), default="none")
             raise ValueError(f"{error}; the last good checkpoint is {newest}") from error
 
     def _check_room(self, size: int) -> None:

@@ -214,7 +214,12 @@ def only_one(workdir: pathlib.Path, *, session: str = "") -> Iterator[Callable[[
 
 
 def _check_owner(workdir: pathlib.Path, session: str) -> None:
-    if (workdir / LOCK).read_text() != session:
+    try:
+        owner = (workdir / LOCK).read_text()
+    except Exception as error:  # a bucket out of reach: until the next save nothing is lost
+        log.warn(f"{workdir / LOCK} cannot be read: {paths.why(error)}")
+        return
+    if owner != session:
         raise ValueError(
             f"{workdir} is in use: another segjax train was started there later, and goes on; this "
             "one ends and leaves the folder as it is"

@@ -266,13 +266,21 @@ def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(runs, bucket, started, tm
         ]
 
 
-def test_the_last_of_two_runs_in_a_folder_goes_on(bucket):
+def test_the_last_of_two_runs_in_a_folder_goes_on(bucket, monkeypatch, capsys):
     with workdir.only_one(bucket / "two") as first:
         first()
         with workdir.only_one(bucket / "two") as second:
             second()
             with pytest.raises(ValueError, match="gs://bucket/two is in use: another segjax train"):
                 first()
+
+            def unreachable(*_):
+                raise OSError("Cannot connect")
+
+            monkeypatch.setattr(type(bucket), "read_text", unreachable)
+            first()  # until the next save
+            said = " ".join(capsys.readouterr().err.split())
+            assert "gs://bucket/two/.lock cannot be read: OSError: Cannot connect" in said
 
 
 class Forbids(http.server.BaseHTTPRequestHandler):
