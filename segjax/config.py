@@ -42,7 +42,9 @@ class Data:
     workers: int = 0  # decoding processes; 0: threads of this process
     threads: int = 4  # decoding threads per process
     prefetch: int = 2  # batches kept ready on the device
-    max_decode_errors: int = 0  # damaged pictures of the training split to leave out at the most
+    # Damaged pictures of the training split to leave out at the most: while it is prepared, and
+    # of the prepared ones in a whole run, counted by each process.
+    max_decode_errors: int = 0
 
 
 @dataclasses.dataclass

@@ -259,7 +259,7 @@ def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(runs, bucket, started, tm
         config = workdir.open_run(folder, "4").config
         with checkpoint.Checkpoints(folder) as checkpoints:
             step, _, position = workdir.resume(folder, config, checkpoints, started)
-        assert (step, position) == (4, {"images": 16})
+        assert (step, position) == (4, {"images": 16, "damaged": []})
         assert sorted(path.name for path in (folder / "checkpoints").iterdir())[:2] == [
             "4",
             "6.damaged",

@@ -49,8 +49,9 @@ def train_batches(
 ) -> "Batches":
     """Returns endless batches of the training split in shuffled order.
 
-    Up to `data.max_decode_errors` records of this process that cannot be decoded are named, and the
-    next one of the split stands in for each: the order stays a function of the seed and the files.
+    Up to `data.max_decode_errors` records that cannot be decoded are named, and the next one of the
+    split stands in for each: the order stays a function of the seed and the files. They are counted
+    by each process, and belong to the position: a run that goes on still counts those of before.
 
     Args:
         prepared: the data set.
@@ -153,14 +154,16 @@ class Batches(Iterator[Batch]):
         self._taken += self._batch_size
         return item
 
-    def get_state(self) -> dict[str, int]:
-        """Returns the position after the last batch handed out, as JSON values."""
-        return {"images": self._taken}
+    def get_state(self) -> dict[str, Any]:
+        """Returns the position after the last batch handed out, as JSON values: "images", how many
+        came before, and "damaged", the numbers of the records that others stood in for."""
+        return {"images": self._taken, "damaged": sorted(self._damaged)}
 
-    def set_state(self, state: dict[str, int]) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         """Goes to a position: the next batch is the one that followed it there."""
         self.close()
         self._taken = int(state["images"])
+        self._damaged = set(state.get("damaged", ()))  # older positions have none
 
     def close(self) -> None:
         """Ends the thread; a later batch starts another."""
@@ -367,7 +370,8 @@ def load(
         and `damaged`, the errors of the records that another one stands in for, by number.
 
     Raises:
-        DataError: a record cannot be read or decoded, nor one that could stand in for it.
+        DataError: a record cannot be read or decoded, nor one that could stand in for it; all those
+            that were tried are named.
     """
     image = np.full((len(numbers), *canvas, 3), fill, np.uint8)
     label = np.full((len(numbers), *canvas), IGNORE_LABEL, np.uint8)
@@ -384,11 +388,22 @@ def load(
             except DataError as error:
                 damaged[candidate] = str(error)
                 if offset == spare:
-                    raise
+                    raise _none_left(damaged, spare) if spare else error
         height, width = sizes[i] = train_ids.shape
         image[i, :height, :width] = rgb
         label[i, :height, :width] = train_ids
     return {"image": image, "label": label, "ids": ids, "sizes": sizes, "damaged": damaged}
+
+
+def _none_left(damaged: dict[int, str], spare: int) -> DataError:
+    """Returns the error for a record that none of those after it can stand in for."""
+    lines = list(damaged.values())
+    if len(lines) > 10:
+        lines[10:] = [f"and {len(lines) - 10} more"]
+    return DataError(
+        "\n".join(lines) + f"\nThese are {len(damaged)} damaged records, and "
+        f"data.max_decode_errors, {spare}, lets no more be left out"
+    )
 
 
 def _decode(record: dict[str, bytes], where: str) -> tuple[str, np.ndarray, np.ndarray]:

@@ -137,7 +137,7 @@ def test_it_resumes_behind_the_last_batch_handed_out(prepared, data, position, t
         fresh.set_state(state)
         for batch in expected:
             same(next(fresh), batch)
-        assert fresh.get_state() == {"images": 4 * (position + 4)}
+        assert fresh.get_state() == {"images": 4 * (position + 4), "damaged": []}
 
 
 def test_worker_processes_give_the_same_batches(prepared, data):
@@ -291,10 +291,30 @@ def test_more_damaged_records_than_allowed_end_the_run(prepared, data):
     broken = dataclasses.replace(prepared)
     object.__setattr__(broken, "source", lambda split: Broken())
     allowing = dataclasses.replace(data, max_decode_errors=1)
-    told = pytest.raises(DataError, match=r"record 00[26] is empty.*one more than .*errors, 1")
-    with train(broken, allowing, batch_size=1) as batches, told:
+    told = r"record 00[26] is empty.*one more than .*errors, 1"
+    with train(broken, allowing, batch_size=1) as batches, pytest.raises(DataError, match=told):
         for _ in range(9):
             next(batches)
+            if batches.get_state()["damaged"]:
+                position = json.loads(json.dumps(batches.get_state()))
+    with train(broken, allowing, batch_size=1) as again, pytest.raises(DataError, match=told):
+        again.set_state(position)  # a run that goes on counts the one of before
+        for _ in range(9 - position["images"]):
+            next(again)
+
+
+def test_damaged_neighbours_are_all_named_with_the_limit(prepared):
+    def load(*broken, spare):
+        source = [prepared.source("train")[i] for i in range(9)]
+        for i in broken:
+            source[i] = source[i] | {"image": b""}
+        pipeline.load([3], source=source, canvas=(30, 40), fill=(0, 0, 0), where="x", spare=spare)
+
+    load(3, spare=1)
+    with pytest.raises(DataError, match=r"(?s)record 003 .*record 004 .*are 2 .*errors, 1, lets"):
+        load(3, 4, spare=1)
+    with pytest.raises(DataError, match=r"(?s)record 003 (?!.*record 004)(?!.*errors)"):
+        load(3, 4, spare=0)
 
 
 def test_no_thread_survives(prepared, data):
@@ -306,7 +326,7 @@ def test_no_thread_survives(prepared, data):
     batches.close()
     assert not loaders()
     next(batches)  # a closed one goes on where it was
-    assert batches.get_state() == {"images": 8}
+    assert batches.get_state() == {"images": 8, "damaged": []}
     del batches  # nobody closes this one
     gc.collect()
     deadline = time.monotonic() + 10
