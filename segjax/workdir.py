@@ -216,6 +216,10 @@ def only_one(workdir: pathlib.Path, *, session: str = "") -> Iterator[Callable[[
 def _check_owner(workdir: pathlib.Path, session: str) -> None:
     try:
         owner = (workdir / LOCK).read_text()
+    except FileNotFoundError:  # someone removed it
+        with log.harmless(f"{workdir / LOCK}"):
+            files.write_text(workdir / LOCK, session)
+        return
     except Exception as error:  # a bucket out of reach: until the next save nothing is lost
         log.warn(f"{workdir / LOCK} cannot be read: {paths.why(error)}")
         return

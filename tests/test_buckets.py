@@ -274,6 +274,11 @@ def test_the_last_of_two_runs_in_a_folder_goes_on(bucket, monkeypatch, capsys):
             with pytest.raises(ValueError, match="gs://bucket/two is in use: another segjax train"):
                 first()
 
+            (bucket / "two" / workdir.LOCK).unlink()
+            second()  # whose name is written again
+            with pytest.raises(ValueError, match="is in use"):
+                first()
+
             def unreachable(*_):
                 raise OSError("Cannot connect")
 
