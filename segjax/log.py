@@ -10,7 +10,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -28,6 +28,7 @@ COLUMNS = (
     *("global_accuracy", "class_average", "mean_iou", "frequency_weighted_iou", "boundary_f1"),
     *("crf_mean_iou", "val_loss", "crf_val_loss"),
 )
+SEND = 10.0  # seconds between two copies of metrics.csv in a bucket, at the least
 
 console = rich.console.Console(stderr=True)
 
@@ -35,17 +36,27 @@ console = rich.console.Console(stderr=True)
 class Log:
     """Writes the numbers and pictures of a run; on processes other than the first, nothing."""
 
-    def __init__(self, workdir: pathlib.Path, *, step: int, scored: bool = True) -> None:
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        step: int,
+        scored: bool = True,
+        owned: Callable[[], None] = lambda: None,
+    ) -> None:
         """Goes on after `step`: rows of later steps, from a run that was stopped, are dropped.
 
         Args:
           workdir: of the run.
           step: the last one before.
           scored: whether its scores stay too; otherwise they are about to be made again.
+          owned: is called before anything is written; raises ValueError where another run has
+            taken the folder (`workdir.only_one`).
         """
         self._silent = jax.process_index() != 0
         if self._silent:
             return
+        self._owned = owned
         self._csv = workdir / "metrics.csv"
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
@@ -55,6 +66,7 @@ class Log:
         writer.writerows(r for r in rows if int(r["step"]) <= (step if r.get("loss") else last))
         self._text = text.getvalue()
         files.write_text(self._csv, self._text)
+        self._sent, self._unsent = time.monotonic(), False
         import tensorboardX  # imports torch where that is installed, which takes seconds
 
         self._tb = workdir / "tb"
@@ -65,22 +77,39 @@ class Log:
         self._events = tensorboardX.SummaryWriter(folder, purge_step=step + 1)
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
-        """Adds a row; numbers without a column go to TensorBoard alone."""
+        """Adds a row; numbers without a column go to TensorBoard alone.
+
+        A bucket gets new rows every ten seconds at the most, at `send` and at the end.
+
+        Raises:
+          ValueError: another run has taken the folder.
+        """
         if self._silent:
             return
+        self._owned()
         row = io.StringIO()
         writer = csv.DictWriter(row, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writerow({"step": step, **numbers})
         with harmless(f"{self._csv}"):
             if paths.in_bucket(self._csv):  # whose files cannot grow
-                self._text += row.getvalue()
-                files.write_text(self._csv, self._text)
+                self._text, self._unsent = self._text + row.getvalue(), True
             else:
                 with self._csv.open("a", newline="") as file:
                     file.write(row.getvalue())
         with harmless("the events for TensorBoard"):
             for name, number in numbers.items():
                 self._events.add_scalar(name, number, step)
+        if time.monotonic() - self._sent >= SEND:
+            self.send()
+
+    def send(self) -> None:
+        """Copies the rows that a bucket lacks: a step that is saved or scored has its rows."""
+        if self._silent or not self._unsent:
+            return
+        self._sent = time.monotonic()
+        with harmless(f"{self._csv}"):
+            files.write_text(self._csv, self._text)
+            self._unsent = False
 
     def picture(self, step: int, name: str, picture: np.ndarray | None) -> None:
         """Adds RGB uint8 [H, W, 3] to TensorBoard, where there is a picture.
@@ -97,13 +126,19 @@ class Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Writes what is pending."""
-        if not self._silent:
+        """Writes what is pending, unless another run has taken the folder."""
+        if self._silent:
+            return
+        with harmless("the events for TensorBoard"):
+            self._events.close()
+        with contextlib.suppress(ValueError):  # it is in use, which the run tells
+            self._owned()
+            self.send()
             with harmless("the events for TensorBoard"):
                 self._copy_events()
-                self._events.close()
-                if self._here:
-                    self._here.cleanup()
+        if self._here:
+            with harmless("the events for TensorBoard"):
+                self._here.cleanup()
 
     def _copy_events(self) -> None:
         if self._here:

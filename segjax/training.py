@@ -71,7 +71,7 @@ def train(
         workdir_lib.begin(config, workdir)
         batches = stack.enter_context(train_batches(config, prepared, position))
         scored = start in checkpoints.scores()
-        writer = stack.enter_context(log.Log(workdir, step=start, scored=scored))
+        writer = stack.enter_context(log.Log(workdir, step=start, scored=scored, owned=owned))
         reporter = stack.enter_context(log.Reporter(config, writer, start))
         traces = paths.cached(workdir / "profile", "profiles")  # JAX writes to disks alone
         trace = stack.enter_context(profiling.Profile(traces, profile))
@@ -102,7 +102,6 @@ def train(
                 stopping = stop.reached()
                 save = stopping or score.is_due(step) or step % config.train.checkpoint_every == 0
                 if save or step % config.train.log_every == 0:
-                    owned()
                     reporter.flush(batches.wait)
                 if measures_statistics(config, step):
                     with times.spent("BatchNorm statistics"):
@@ -110,6 +109,8 @@ def train(
                 if save or measures_statistics(config, step + 1):
                     # Before anything is reported: a fault there costs nothing.
                     with times.spent("saving"):
+                        owned()
+                        writer.send()
                         place = batches.get_state()
                         checkpoints.save(step, state, position=place, metadata=about)
                 if stopping:
@@ -130,6 +131,7 @@ def train(
         reached = checkpoints.latest() or 0
         done = reached == total and reached in checkpoints.scores()
     times.go_on("evaluation")
+    owned()
     with log.harmless(f"{workdir}/report.html"):
         write_report(workdir)
     log.show(times.table())
@@ -180,6 +182,7 @@ class Scorer:
         variables = {"params": state.eval_params, "batch_stats": state.batch_stats}
         result = self._evaluator(variables, split)
         self.reporter.scored(step, result.summary())
+        self.writer.send()
         self.checkpoints.score(step, result.summary())  # last: until then they are made again
         with log.harmless(f"the evaluation of step {step}"):
             log.console.print(result.table(classes, f"{split}, step {step}"))

@@ -22,7 +22,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 import segjax
-from segjax import checkpoint, files, paths, pretrained, training, workdir
+from segjax import checkpoint, files, log, paths, pretrained, training, workdir
 from segjax.cli import main as cli
 from segjax.config import Augment, Config, Data, Eval, Train
 from segjax.data import datasets
@@ -159,6 +159,43 @@ def test_a_killed_run_in_a_bucket_ends_like_one_on_a_disk(runs):
     assert names[0] == names[1]
     assert len(list((runs[0] / "tb").iterdir())) == 1  # the killed one had not come to an end
     assert not list((paths.cached(runs[0])).rglob("*"))  # nothing of it was left on the disk
+
+
+def test_rows_are_sent_now_and_then_and_by_the_owner_alone(bucket, monkeypatch):
+    def sent():
+        return [step for step, *_ in rows(bucket / "rows")]
+
+    with workdir.only_one(bucket / "rows") as owned:
+        with log.Log(bucket / "rows", step=0, owned=owned) as writer:
+            writer.write(1, {"loss": 1})
+            assert sent() == []
+            writer.send()  # as before a checkpoint
+            writer.write(2, {"loss": 1})
+            assert sent() == ["1"]
+            monkeypatch.setattr(log, "SEND", 0)
+            writer.write(3, {"loss": 1})
+            assert sent() == ["1", "2", "3"]
+            monkeypatch.undo()
+            writer.write(4, {"loss": 1})
+        assert sent() == ["1", "2", "3", "4"]
+        with log.Log(bucket / "rows", step=4, owned=owned) as writer:
+            writer.write(5, {"loss": 1})
+            files.write_text(bucket / "rows" / workdir.LOCK, "another")
+            with pytest.raises(ValueError, match="gs://bucket/rows is in use"):
+                writer.write(6, {"loss": 1})
+        assert sent() == ["1", "2", "3", "4"]
+        assert len(list((bucket / "rows" / "tb").iterdir())) == 1
+
+
+def test_a_run_whose_folder_is_taken_makes_no_report(runs, monkeypatch):
+    def taken(checkpoints):
+        files.write_text(runs[0] / workdir.LOCK, "another")
+
+    before = paths.modified(runs[0] / "report.html")
+    monkeypatch.setattr(checkpoint.Checkpoints, "wait", taken)
+    with pytest.raises(ValueError, match="gs://bucket/run is in use"):
+        training.train(settings("gs://bucket"), "gs://bucket/run")
+    assert paths.modified(runs[0] / "report.html") == before
 
 
 def test_commands_read_a_run_in_a_bucket_and_write_to_it(runs, tmp_path, capsys):
