@@ -387,8 +387,10 @@ def load(
                 break
             except DataError as error:
                 damaged[candidate] = str(error)
+                if not spare:
+                    raise
                 if offset == spare:
-                    raise _none_left(damaged, spare) if spare else error
+                    raise _none_left(damaged, spare) from error
         height, width = sizes[i] = train_ids.shape
         image[i, :height, :width] = rgb
         label[i, :height, :width] = train_ids
