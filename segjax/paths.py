@@ -12,6 +12,8 @@ import logging
 import os
 import pathlib
 import re
+import sys
+import threading
 from typing import Any, NamedTuple
 
 GCS = "gs://"
@@ -20,6 +22,9 @@ LOGIN = (
     "GOOGLE_APPLICATION_CREDENTIALS=FILE"
 )
 
+SLOW = 3.0  # seconds after which it is said that a bucket has not answered yet
+
+_NOT_HERE = re.compile(r"gs:/+|\w+://")  # pathlib makes gs:/BUCKET of gs://BUCKET
 _reached: set[str] = set()  # buckets that could be listed
 
 
@@ -42,7 +47,7 @@ def of(path: str | os.PathLike[str]) -> pathlib.Path:
         does not exist or cannot be read.
     """
     text = os.fspath(path)
-    kind = re.match(r"gs:/+|\w+://", text)  # pathlib makes gs:/BUCKET of gs://BUCKET
+    kind = _NOT_HERE.match(text)
     if kind is None:
         with contextlib.suppress(RuntimeError):  # a file ~name, and no home
             return pathlib.Path(text).expanduser()
@@ -68,13 +73,13 @@ def in_bucket(path: str | os.PathLike[str]) -> bool:
 
 
 def local(path: str | os.PathLike[str], what: str) -> pathlib.Path:
-    """Returns a path that must be of this machine; raises ValueError for one in a bucket.
+    """Returns a path that must be of this machine; raises ValueError for any other.
 
     Args:
       path: as a user names it.
       what: names it in the error: "--out".
     """
-    if in_bucket(path):
+    if _NOT_HERE.match(os.fspath(path)):
         raise ValueError(f"{what} is {os.fspath(path)}: it must be on a disk of this machine")
     return of(path)
 
@@ -148,11 +153,19 @@ def _reach(name: str) -> None:
     bucket, _, prefix = name.partition("/")
     if bucket in _reached:
         return
+    key = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    if key and not os.path.isfile(key):
+        raise ValueError(f"GOOGLE_APPLICATION_CREDENTIALS={key}: there is no such file; {LOGIN}")
     files = gcs()
+    line = f"waiting for {GCS}{bucket}, which does not answer yet"
+    slow = threading.Timer(SLOW, print, [line], {"file": sys.stderr})
+    slow.start()
     try:
         files.call("GET", "b/{}/o", bucket, prefix=prefix, maxResults=1)
     except Exception as error:  # of gcsfs, aiohttp and google.auth
         raise ValueError(f"{GCS}{name} cannot be read: {why(error)}") from error
+    finally:
+        slow.cancel()
     _reached.add(bucket)
 
 

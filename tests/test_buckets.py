@@ -331,6 +331,8 @@ class Forbids(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if "/b/public/" in self.path:
             return self._answer(200, {"items": []})
+        if "/b/slow/" in self.path:
+            time.sleep(0.3)
         self._refuse(401, "Anonymous caller does not have storage.objects.list access.")
 
     def do_POST(self):
@@ -366,12 +368,19 @@ def test_mistakes_are_one_line_before_anything_is_compiled(bucket, monkeypatch, 
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with monkeypatch.context() as patch:
             patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
-            line = said(*train, "--workdir=gs://private/run")
+            refused = said(*train, "--workdir=gs://private/run")
             with pytest.raises(ValueError, match=r"gs://public/a cannot be written: these.*create"):
                 files.write_text(paths.of("gs://public/a"), "text")
+            patch.setattr(paths, "SLOW", 0.1)
+            with pytest.raises(ValueError, match="gs://slow/run cannot be read"):
+                paths.of("gs://slow/run")
+            assert capsys.readouterr().err == "waiting for gs://slow, which does not answer yet\n"
+            patch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "no.json")
+            line = said(*train, "--workdir=gs://keyless/run")
+            assert "GOOGLE_APPLICATION_CREDENTIALS=no.json: there is no such file; log in" in line
         server.shutdown()
-    assert "gs://private/run cannot be read: these credentials may not do it (Anonymous" in line
-    assert "gcloud auth application-default login" in line
+    assert "gs://private/run cannot be read: these credentials may not do it (Anonymous" in refused
+    assert "gcloud auth application-default login" in refused
     assert "gs://bucket/none does not exist" in said("predict", "gs://bucket/none", __file__)
     assert "s3://bucket/run: accepted are" in said(*train, "--workdir=s3://bucket/run")
     for words, what in (

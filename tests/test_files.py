@@ -45,6 +45,12 @@ def test_a_name_with_a_tilde_is_a_name(tmp_path, monkeypatch):
     assert paths.of("~/a") == pathlib.Path.home() / "a"
 
 
+def test_a_file_that_must_be_here_is_no_address():
+    named = r"^a picture is http://a/b\.jpg: it must be on a disk of this machine$"
+    with pytest.raises(ValueError, match=named):
+        paths.local("http://a/b.jpg", "a picture")
+
+
 def test_the_longest_name_that_a_file_may_have(tmp_path):
     files.write_text(tmp_path / ("n" * 255), "text")
     assert [p.name for p in tmp_path.iterdir()] == ["n" * 255]

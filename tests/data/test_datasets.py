@@ -20,6 +20,7 @@ import pytest
 from segjax.config import Data
 from segjax.data import datasets
 from segjax.data.builders.base import SegmentationBuilder
+from segjax.data.builders.voc_segmentation import VocSegmentation
 from segjax.data.images import DataError, read_image, read_mask, turn
 from segjax.predict import images as inputs
 from tests.data.files import blocks, folder, jpeg, picture, write
@@ -66,6 +67,15 @@ def test_the_folder_fills_in_what_only_it_tells(own):
     np.testing.assert_allclose(dataset.std, pixels.std(0), rtol=1e-6)
     # The entry itself is as it was.
     assert datasets.DATASETS["folder"].classes == ()
+
+
+def test_a_folder_may_be_called_like_a_home(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "raw").rename("~no one")
+    checked = datasets.check(dataclasses.replace(own, dir="~no one"), ["train"])
+    assert checked.dataset.num_classes == 3
+    voc = VocSegmentation("~no one", data_dir=str(tmp_path / "tfds"))
+    assert voc.root == pathlib.Path("~no one")
 
 
 def test_a_split_that_lacks_a_class_has_the_classes_of_the_training_split(own):

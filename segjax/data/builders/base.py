@@ -66,7 +66,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
                 f"a split cannot be called {split!r}: letters, digits, _ and - make its name, and "
                 "'all' is taken by tfds; rename the list or folder"
             )
-        self.root = self.find_root(pathlib.Path(root).expanduser())
+        self.root = self.find_root(pathlib.Path(root))
         self.split = split
         self.ids = self.IDS
         self.label_map = label_map or {}

@@ -40,7 +40,7 @@ class VocSegmentation(Folder):
     def __init__(
         self, root: str = "", split: str = "train", *, year: int = 2012, **kwargs: Any
     ) -> None:
-        folder = pathlib.Path(root).expanduser()
+        folder = pathlib.Path(root)
         for name in (f"VOC{year}", f"VOCdevkit/VOC{year}"):
             if (folder / name).is_dir():
                 folder /= name
