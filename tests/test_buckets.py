@@ -26,6 +26,7 @@ from segjax import checkpoint, files, log, paths, pretrained, training, workdir
 from segjax.cli import main as cli
 from segjax.config import Augment, Config, Data, Eval, Train
 from segjax.data import datasets
+from segjax.data.builders.base import SegmentationBuilder
 from segjax.models import SegNetBasic
 
 if importlib.util.find_spec("gcsfs") is None:
@@ -235,7 +236,7 @@ def test_weights_in_a_bucket(runs, bucket, started):
         jax.tree.map(np.testing.assert_array_equal, loaded, run.variables)
 
 
-def test_records_are_written_once_and_read_from_the_bucket(runs, bucket):
+def test_records_are_written_once_and_read_from_the_bucket(runs, bucket, monkeypatch, capsys):
     """The first process prepares, another one waits; damage is prepared again, to the same."""
     data = settings("gs://bucket").data
     whole = datasets.prepare(data, ["val"]).folders["val"]
@@ -246,12 +247,34 @@ def test_records_are_written_once_and_read_from_the_bucket(runs, bucket):
     waits.start()
     waits.join(0.5)
     assert waits.is_alive()
+    write = SegmentationBuilder.write
+    at_work = []
+
+    def writing(builder, folder):
+        at_work.append(set(paths.objects(whole)))
+        return write(builder, folder)
+
+    monkeypatch.setattr(SegmentationBuilder, "write", writing)
     prepared = datasets.prepare(data, ["val"], show=False)
+    assert at_work == [set(before) - {"summary.json"}]  # which another run may have written
+    assert ": unfinished, summary.json is missing" in " ".join(capsys.readouterr().err.split())
     after = paths.objects(whole)
     waits.join(20)
     assert not waits.is_alive()
     sizes = [{name: about.size for name, about in found.items()} for found in (before, after)]
     assert sizes[0] == sizes[1] and len(sizes[0]) == 4
+    summary = (whole / "summary.json").read_bytes()
+    (whole / "summary.json").unlink()
+
+    def overtaken(builder, folder):
+        files.write_bytes(whole / "summary.json", summary)
+        return write(builder, folder)
+
+    monkeypatch.setattr(SegmentationBuilder, "write", overtaken)
+    times = {name: about.time for name, about in paths.objects(whole).items() if "json" not in name}
+    datasets.prepare(data, ["val"], show=False)
+    assert times == {name: paths.modified(whole / name) for name in times} != {}
+    monkeypatch.undo()
     local = datasets.prepare(settings(runs[1].parent).data, ["val"], show=False)
     assert list(prepared.source("val")) == list(local.source("val"))
 

@@ -462,12 +462,16 @@ def _write(builder: SegmentationBuilder, final: pathlib.Path) -> bool:
 
 
 def _write_to_bucket(builder: SegmentationBuilder, final: pathlib.Path) -> None:
-    """The same for a folder in a bucket, where nothing can be renamed: the summary comes last."""
+    """The same for a folder in a bucket, where nothing can be renamed: the summary comes last.
+
+    Another run may be writing the same there: nothing of it is removed.
+    """
     if final.exists():
         _say_again(final)
-        final.rmtree()
     with tempfile.TemporaryDirectory() as temporary:
         folder = builder.write(pathlib.Path(temporary))
+        if not _damage(final):  # another run was faster
+            return
         for path in subfiles(folder):
             files.upload(path, final / path.name)
         write_json(final / SUMMARY, _counted(builder, folder))
@@ -503,6 +507,8 @@ def _damage(folder: pathlib.Path) -> str:
     """Returns what is wrong with a prepared folder, "" for nothing."""
     if not folder.exists():
         return "is not there"
+    if not (folder / SUMMARY).exists():
+        return f"unfinished, {SUMMARY} is missing"
     try:
         written = _summary(folder).files
     except DataError as error:
