@@ -30,6 +30,9 @@ class Profile:
             with log.harmless(f"{self._folder}"):
                 jax.profiler.start_trace(str(self._folder))
                 self._running = True
+        if not self._running:  # and it would not with the next step
+            self._first = self._last = 0
+            return
         self._step = jax.profiler.StepTraceAnnotation("train", step_num=step)
         self._step.__enter__()
 
