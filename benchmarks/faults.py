@@ -39,7 +39,7 @@ import numpy as np
 import rich.console
 import rich.table
 
-from segjax import checkpoint, config, hosts, steps, training
+from segjax import checkpoint, config, files, hosts, steps, training
 from segjax.cli import main, overrides
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -542,7 +542,7 @@ def run_all() -> None:
             else:
                 found = preemption(folder) if name == "preemption" else COSTS[name]()
             report[name] = {**where(), **found}
-            args.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+            files.write_json(args.json, report)
     show(report)
 
 

@@ -142,7 +142,7 @@ class Log:
 
     def _copy_events(self) -> None:
         if self._here:
-            self._events.flush()
+            self._events.flush()  # nothing where they are closed
             for path in pathlib.Path(self._here.name).iterdir():
                 files.upload(path, self._tb / path.name)
 
@@ -156,6 +156,7 @@ class Reporter:
     def __init__(self, config: Config, writer: Log, start: int) -> None:
         self._config, self._writer = config, writer
         self._lr = optim.schedule(config.optim, config.train.steps)
+        self._lr(0)  # compiles what it calls, which no row of the log must pay for
         self._bar = progress()
         self._task = self._bar.add_task(
             "train", total=config.train.steps, completed=start, text="compiling"
@@ -179,9 +180,10 @@ class Reporter:
     def flush(self, wait: float) -> None:
         """Waits for the steps since the last flush, checks and writes their metrics.
 
-        Among them is the model FLOPs utilisation, "mfu": the operations of a step over the time it
-        took, and over what the maker promises of the device in bfloat16. For a device that is not
-        in `devices.PEAKS` there is none.
+        Among them is the model FLOPs utilisation, "mfu": the operations of a step, without those
+        that `model.remat` makes a second time, over the time it took, and over what the maker
+        promises of the device in bfloat16. For a device that is not in `devices.PEAKS` there is
+        none.
 
         Args:
           wait: seconds the run has waited for data so far.
@@ -221,13 +223,22 @@ class Reporter:
             say(f"step {step} of {self._config.train.steps}: {text}")
         self._pending, self._time, self._wait = [], now, wait
 
-    def compiled(self, flops: float | None) -> None:
+    def compiled(self, flops: float | None, wait: float) -> None:
         """Takes the operations of a step; time until now does not count as training.
 
+        Without operations there is no "mfu", which is told where the device would have one.
+
         Args:
-          flops: of the devices that share an image, `steps.compile`; None where it is not known.
+          flops: of the devices that share an image, `steps.precompile`; None where not known.
+          wait: seconds the run has waited for data so far.
         """
-        self._flops, self._time = flops, time.perf_counter()
+        kind = jax.local_devices()[0].device_kind
+        if flops is None and kind in devices.PEAKS and jax.process_index() == 0:
+            warn(
+                "mfu stays empty: the operations of a step are not known. JAX counts them on its "
+                "CPU backend: where JAX_PLATFORMS is set, name that too, JAX_PLATFORMS=cuda,cpu"
+            )
+        self._flops, self._time, self._wait = flops, time.perf_counter(), wait
 
     def scored(self, step: int, scores: dict[str, float]) -> None:
         """Writes the scores of an evaluation, whose time is not counted as training."""

@@ -23,7 +23,7 @@ class Point:
 
     crop: tuple[int, int]  # height, width in pixels
     batch: int  # images on this device
-    flops: float  # operations of one step, a multiply-add counts as two
+    flops: float | None  # operations of one step, a multiply-add counts as two; None: not known
     traffic: float  # read and written by the step's operations
     resident: int  # parameters, BatchNorm statistics, optimiser state and the batch itself
     temporary: int  # activations, gradients and work space
@@ -70,7 +70,7 @@ class Plan:
             table.add_row(
                 f"{p.crop[0]}x{p.crop[1]}",
                 str(p.batch),
-                f"{p.flops / 1e9:,.1f}",
+                "?" if p.flops is None else f"{p.flops / 1e9:,.1f}",
                 *(f"{size / GB:.2f}" for size in sizes),
                 fits,
             )

@@ -209,15 +209,30 @@ def _moved(x: Any, mesh: jax.sharding.Mesh, spec: jax.sharding.PartitionSpec) ->
     return jax.make_array_from_single_device_arrays(shape, sharding, shards)
 
 
-def compile(step: Callable[..., Any], *arguments: Any) -> float | None:
+def precompile(
+    step: Callable[..., Any], *arguments: Any, counted: Callable[..., Any] | None = None
+) -> float | None:
     """Compiles a mapped step for arguments, and computes nothing; later calls use the program.
 
+    Args:
+      step: of `parallel`.
+      *arguments: of the step.
+      counted: the step whose operations are wanted, where it is another: with `without_remat`.
+
     Returns:
-      Its operations, as `operations` counts them.
+      The operations, as `operations` counts them.
     """
     lowered = step.lower(*arguments)
     lowered.compile()
-    return operations(lowered)
+    return operations(counted.lower(*arguments) if counted else lowered)
+
+
+def without_remat(config: Config) -> Config | None:
+    """Returns the configuration of a run whose step makes no map twice, for the operations that
+    the network itself needs; None where it is `config`, or where the network has no `remat`."""
+    if not getattr(config.model, "remat", False):
+        return None
+    return dataclasses.replace(config, model=config.model.clone(remat=False))
 
 
 def operations(lowered: jax.stages.Lowered) -> float | None:

@@ -46,10 +46,10 @@ def train(
     """
     workdir = paths.of(workdir)
     times = log.Times()
-    if profile and profile[1] > config.train.steps:
+    if profile and not 1 <= profile[0] <= profile[1] <= config.train.steps:
         raise ValueError(
             f"--profile is {profile[0]}:{profile[1]}, but train.steps is {config.train.steps}; "
-            "write FIRST:LAST, two steps of the run"
+            "write FIRST:LAST, two steps of the run, the earlier one first"
         )
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(signals.stop_signals())
@@ -75,9 +75,10 @@ def train(
         reporter = stack.enter_context(log.Reporter(config, writer, start))
         traces = paths.cached(workdir / "profile", "profiles")  # JAX writes to disks alone
         trace = stack.enter_context(profiling.Profile(traces, profile))
-        train_step = steps.parallel(
-            steps.train_step, config=config, tx=tx, class_weights=weights, donate=True
+        mapped = functools.partial(
+            steps.parallel, steps.train_step, tx=tx, class_weights=weights, donate=True
         )
+        train_step, once = mapped(config=config), steps.without_remat(config)
         score = Scorer(config, prepared, workdir, checkpoints, reporter, writer, stop, weights)
         key = steps.replicated(jax.random.key(config.train.seed), rows=config.train.rows)
 
@@ -95,7 +96,9 @@ def train(
                 images = {"image": batch.image, "label": batch.label}
                 if step == start + 1:
                     with times.spent("compilation"):
-                        reporter.compiled(steps.compile(train_step, state, images, key))
+                        counted = mapped(config=once) if once else None
+                        flops = steps.precompile(train_step, state, images, key, counted=counted)
+                        reporter.compiled(flops, batches.wait)
                 state, metrics = train_step(state, images, key)
                 trace.end(step, metrics)
                 reporter.add(step, metrics, batch.ids)
@@ -135,7 +138,7 @@ def train(
     with log.harmless(f"{workdir}/report.html"):
         write_report(workdir)
     log.show(times.table())
-    if profile and start >= profile[1]:
+    if profile and start >= profile[1] and jax.process_index() == 0:
         log.warn(f"--profile: step {profile[1]} was before step {start}; nothing is traced")
     if start >= total:
         log.say(f"{workdir} is at step {start} of {total}: nothing is left to train")

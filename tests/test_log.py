@@ -1,5 +1,7 @@
 import csv
 import json
+import os
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -79,20 +81,47 @@ def test_a_log_file_gets_a_line_and_metrics_csv_a_row_at_every_flush(tmp_path, r
     ]
 
 
-def test_utilisation_is_written_where_the_device_is_known(tmp_path, reporter, monkeypatch):
-    clock = iter([10.0, 14.0, 15.0])
+def test_utilisation_is_written_where_the_device_is_known(tmp_path, reporter, monkeypatch, capsys):
+    clock = iter([10.0, 14.0, 15.0, 16.0])
     monkeypatch.setattr(log.time, "perf_counter", lambda: next(clock))
-    reporter.compiled(3e12)  # at 10
+    reporter.compiled(3e12, wait=7.0)  # at 10
     for step in (1, 2):
         reporter.add(step, metrics(1.0), ["a"])
     chip = devices.Chip("this one", 5e12, 0, 0.0, 0.0)
     with monkeypatch.context() as patch:
         patch.setitem(devices.PEAKS, jax.local_devices()[0].device_kind, chip)
-        reporter.flush(wait=0.0)  # at 14: two steps in 4 s
+        reporter.flush(wait=8.0)  # at 14: two steps in 4 s, one of them waiting for data
     reporter.add(3, metrics(1.0), ["a"])
-    reporter.flush(wait=0.0)
+    reporter.flush(wait=8.0)
     known, unknown = rows(tmp_path / "metrics.csv")
     assert float(known["mfu"]) == pytest.approx(2 * 3e12 / 4 / 5e12) and "mfu" not in unknown
+    assert [float(row["input_wait"]) for row in (known, unknown)] == [0.25, 0.0]
+    assert "mfu stays empty" not in capsys.readouterr().err
+    monkeypatch.setitem(devices.PEAKS, jax.local_devices()[0].device_kind, chip)
+    reporter.compiled(None, wait=8.0)  # as JAX without a CPU backend
+    assert "mfu stays empty" in capsys.readouterr().err
+
+
+def test_a_row_pays_for_no_compilation(tmp_path, caplog):
+    config = Config(model=None, train=Train(steps=4, batch_size=2))
+    jax.clear_caches()
+    with log.Log(tmp_path, step=0) as writer, log.Reporter(config, writer, 0) as reporter:
+        reporter.add(1, metrics(1.0), ["a"])
+        with jax.log_compiles():
+            reporter.flush(wait=0.0)
+    assert "Compiling" not in caplog.text
+
+
+def test_a_failed_copy_of_the_events_leaves_nothing_open(tmp_path, monkeypatch, capsys):
+    def fails(*_):
+        raise ValueError("no such bucket")
+
+    monkeypatch.setattr(log.files, "upload", fails)
+    with log.Log(tmp_path / "run", step=0) as writer:
+        writer._here = tempfile.TemporaryDirectory(dir=tmp_path)  # as of a run in a bucket
+        (tmp_path / writer._here.name / "events").touch()
+    assert "no such bucket" in capsys.readouterr().err
+    assert writer._events.all_writers is None and os.listdir(tmp_path) == ["run"]
 
 
 def test_a_file_of_fewer_columns_is_gone_on_with(tmp_path):

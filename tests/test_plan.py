@@ -54,6 +54,12 @@ def test_flops_are_those_of_the_convolutions(made):
         assert 0.9 * convolutions < point.flops < convolutions + 1000 * pixels
 
 
+def test_operations_that_are_not_known_are_a_question_mark(made):
+    point = dataclasses.replace(made.points[0], flops=None)  # as JAX without a CPU backend
+    [cell] = dataclasses.replace(made, points=(point,)).table("plan").columns[2].cells
+    assert cell == "?"
+
+
 def test_resident_memory_is_state_and_batch(made):
     for point in made.points:
         pixels = point.batch * point.crop[0] * point.crop[1]

@@ -104,7 +104,7 @@ def test_a_step_is_compiled_once_copies_nothing_and_gives_memory_back(engine, ca
     given = jax.device_put(batch(4), jax.sharding.NamedSharding(mesh, steps.P(steps.AXIS)))
     key = steps.replicated(jax.random.key(7))
     with jax.log_compiles():
-        assert steps.compile(step, now, given, key) > 0
+        assert steps.precompile(step, now, given, key) > 0
         assert "Compiling" in caplog.text
         caplog.clear()
         with jax.transfer_guard("disallow"):
@@ -116,7 +116,42 @@ def test_a_step_is_compiled_once_copies_nothing_and_gives_memory_back(engine, ca
 
 def test_operations_are_counted_before_libraries_hide_them():
     a, b = jnp.ones((64, 32)), jnp.ones((32, 16))
-    assert steps.compile(jax.jit(jnp.matmul), a, b) == 2 * 64 * 32 * 16
+    assert steps.precompile(jax.jit(jnp.matmul), a, b) == 2 * 64 * 32 * 16
+
+
+class Body(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.tanh(
+            nn.Conv(8, (3, 3), name="conv2")(nn.tanh(nn.Conv(8, (3, 3), name="conv1")(x)))
+        )
+
+
+class Remat(nn.Module):
+    num_classes: int = 3
+    remat: bool = True
+
+    @nn.compact
+    def __call__(self, image, train=False):
+        body = nn.remat(Body) if self.remat else Body
+        return {"logits": nn.Conv(self.num_classes, (1, 1), name="conv3")(body(name="body")(image))}
+
+
+def test_operations_made_twice_count_once():
+    config = config_lib.Config(model=Remat())
+    config.augment = config_lib.Augment(crop=(16, 16))
+    plain = steps.without_remat(config)
+    assert not plain.model.remat and steps.without_remat(plain) is None
+    first, tx = start(config)
+    twice, once = (
+        steps.parallel(steps.train_step, config=each, tx=tx, devices=jax.devices()[:1])
+        for each in (config, plain)
+    )
+    arguments = (first, batch(1), jax.random.key(7))
+    counted = steps.precompile(twice, *arguments, counted=once)
+    assert counted == steps.operations(once.lower(*arguments))
+    pixels, body = 8 * 16 * 16, 2 * 9 * 8 * (3 + 8)  # the maps of the body, a multiply-add is two
+    assert steps.operations(twice.lower(*arguments)) > counted + 0.8 * pixels * body
 
 
 def test_the_choice_of_libraries_changes_rounding_alone_and_gives_memory_back():

@@ -317,8 +317,10 @@ def test_a_step_copies_nothing_and_the_run_tells_where_its_time_went(tmp_path, m
     seconds = [float(re.search(rf"^│ {part} *│ *([\d.]+) ", said, re.M)[1]) for part in parts]
     assert seconds[-1] == pytest.approx(sum(seconds[:-1]), abs=0.5)
     assert seconds[parts.index("compilation")] > 0
-    with pytest.raises(ValueError, match=r"--profile is 2:3, but train.steps is 2; write FIRST"):
-        training.train(settings(tmp_path, 2), tmp_path / "run", profile=(2, 3))
+    for first, last in ((2, 3), (2, 1), (0, 1)):
+        told = rf"--profile is {first}:{last}, but train.steps is 2; write FIRST"
+        with pytest.raises(ValueError, match=told):
+            training.train(settings(tmp_path, 2), tmp_path / "run", profile=(first, last))
 
 
 def test_a_damaged_log_does_not_stop_a_run(tmp_path):

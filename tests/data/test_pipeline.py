@@ -161,7 +161,7 @@ def test_processes_share_the_global_batch(prepared, data, monkeypatch):
         as_process(monkeypatch, index, 3)
         with train(prepared, data, batch_size=6) as batches:
             parts.append([next(batches).ids for _ in range(5)])
-            assert batches.get_state() == {"images": 30}
+            assert batches.get_state() == {"images": 30, "damaged": []}
     for step in range(5):
         assert [i for part in parts for i in part[step]] == whole[step]  # each in its place
 
