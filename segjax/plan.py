@@ -102,7 +102,7 @@ def make(
     Args:
       config: of the run.
       crops: heights and widths in pixels.
-      batches: images per device.
+      batches: images per device, or group of `train.rows` devices.
       memory: bytes of the device; asked of the device when not given.
     """
     params = _state(config, crops[0])[0].params
@@ -116,7 +116,7 @@ def make(
 
 def measure(config: Config, crop: tuple[int, int], batch: int) -> Point:
     """Compiles the training step of one device for a crop and a batch."""
-    lowered = lower(config, crop, batch, jax.local_devices()[:1])
+    lowered = lower(config, crop, batch, jax.local_devices()[: config.train.rows])
     compiled = lowered.compile()
     memory = compiled.memory_analysis()
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -133,14 +133,18 @@ def measure(config: Config, crop: tuple[int, int], batch: int) -> Point:
 def lower(
     config: Config, crop: tuple[int, int], batch: int, devices: Sequence[jax.Device]
 ) -> jax.stages.Lowered:
-    """Returns the training step for a crop and a batch per device, not yet compiled."""
+    """Returns the training step for a crop and a batch, not yet compiled.
+
+    The batch is that of each device, or of each group of `train.rows` devices.
+    """
+    groups = len(devices) // config.train.rows
     config = dataclasses.replace(config, augment=dataclasses.replace(config.augment, crop=crop))
     shapes, tx = _state(config, crop)
     step = steps.parallel(steps.train_step, config=config, tx=tx, donate=True, devices=devices)
     canvas = [max(sides) for sides in zip(config.data.canvas, crop, strict=True)]
     images = {
-        "image": jax.ShapeDtypeStruct((len(devices), batch, *canvas, 3), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((len(devices), batch, *canvas), jnp.int32),
+        "image": jax.ShapeDtypeStruct((groups, batch, *canvas, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((groups, batch, *canvas), jnp.int32),
     }
     return step.lower(shapes, images, jax.eval_shape(jax.random.key, 0))
 

@@ -25,7 +25,8 @@ direction, and for each all-reduce 1 µs for every chip along the sides of the s
 not close to a ring, as in small slices, take up to twice as long. Efficiency is the time of a
 chip alone over that of one of n, at the same images per chip; input and stragglers cost nothing.
 Past the largest slice, slices add up over the network of the data centre, whose latency is not
-counted: an upper bound."""
+counted: an upper bound. With train.rows, a batch is that of a group of chips, and the rows that
+they exchange are not counted."""
 
 HOP = 1e-6  # seconds; about, says jax-ml.github.io/scaling-book/sharding
 SCALES = (8, 16, 32, 64, 128, 256, 512, 1024)  # chips

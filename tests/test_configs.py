@@ -25,6 +25,7 @@ PARAMETERS = {
     "segnet_camvid": 29_449_355,
     "crf_rnn_shapes": 356_935,
     "crf_rnn_voc": 20_505_429,
+    "deeplab_v1_camvid": 20_495_179,
     "deeplab_v1_voc": 20_505_429,
     "deeplab_v2_vgg_voc": 37_877_652,
     "deeplab_v2_resnet101_voc": 44_048_532,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segjax import config as config_lib
-from segjax import rows, state, steps, training
+from segjax import plan, rows, state, steps, training
 from segjax.models import DeepLabV1, DeepLabV3
 from segjax.models.atrous import AtrousConv
 from segjax.models.layers import Norm, batch_norm
@@ -100,6 +100,13 @@ def test_devices_that_cannot_be_grouped_are_refused():
     rows.check(DeepLabV3(num_classes=19), (1024, 2048), 2)
     with pytest.raises(ValueError, match=r"number of devices, 4; .*rows=1"):
         rows.mesh(jax.devices()[:4], 3)
+
+
+def test_a_plan_counts_images_for_each_group_of_devices():
+    config = config_lib.Config(model=Net())
+    config.train = config_lib.Train(engine="shard_map", rows=2)
+    lowered = plan.lower(config, (32, 24), 2, jax.devices()[:4])
+    assert lowered.args_info[0][1]["image"].shape == (2, 2, 32, 24, 3)
 
 
 def test_a_run_is_scored_with_as_many_bands_as_there_are_devices_for(monkeypatch):

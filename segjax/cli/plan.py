@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
         known = [config.augment.crop, prepared.canvas(*prepared.summaries)]
     crops = crops or [size for size in known if min(size)][:1]
     devices = topology.chips if topology else jax.device_count()
-    own = max(config.train.batch_size // devices, 1)
+    own = max(config.train.batch_size * config.train.rows // devices, 1)
     network = f"{arguments.config}: {type(config.model).__name__}"
     if topology:
         cases = [(crop, batch) for crop in crops for batch in arguments.batch or [own]]
