@@ -35,6 +35,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"segjax {version}"
 html_static_path = ["_static"]
+html_favicon = "_static/icon.svg"
 html_css_files = ["page.css"]
 html_math_renderer = "mathml"
 

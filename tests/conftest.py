@@ -37,6 +37,9 @@ class NoTensorFlow(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def create_module(self, spec):
         raise ModuleNotFoundError(f"{spec.name} is blocked in the tests", name=spec.name)
 
+    def exec_module(self, module):
+        """Never called; a loader without it is warned of, and imported in another way."""
+
 
 sys.meta_path.insert(0, NoTensorFlow())
 
