@@ -42,7 +42,7 @@ class TestManySizes:
 
     def pictures(self):
         rng = np.random.default_rng(1)
-        for spread in (1, 2, 4, 8, 16, 32, 64, 128, 256) * 5:
+        for spread in (1, 2, 4, 8, 16, 32, 64, 128, 256) * 3:
             image, mask = np.full((*self.canvas, 3), 128, np.uint8), np.zeros(self.canvas, bool)
             size = rng.integers(8, self.canvas)
             mask[: size[0], : size[1]] = True
@@ -54,7 +54,7 @@ class TestManySizes:
         with Programs() as programs:
             found = [infer(self.logits, image, mask=mask) for image, mask in self.pictures()]
         assert programs.number <= 3  # two of them for the tables of the spatial kernel
-        assert len(found) == 45
+        assert len(found) == 27
         assert all(np.isfinite(q).all() for q in found)
 
     def test_planned_capacities_are_few(self):
