@@ -34,6 +34,8 @@ def fence(function: Callable, alive: Array, *args: Array) -> Array | tuple:
       *args: arrays, or pytrees of arrays.
     """
 
+    function = jax.jit(function, inline=True)  # traced once for all three uses
+
     def conditional(alive: Array, *args: Array) -> Array | tuple:
         out = jax.eval_shape(function, *args)
 
