@@ -24,6 +24,10 @@ LOGIN = (
 
 SLOW = 3.0  # seconds after which it is said that a bucket has not answered yet
 
+# etils takes TensorFlow for buckets where it happens to be installed; it asks once, at the first
+# path of anyone.
+os.environ["EPATH_USE_TF"] = "false"
+
 _NOT_HERE = re.compile(r"gs:/+|\w+://")  # pathlib makes gs:/BUCKET of gs://BUCKET
 _reached: set[str] = set()  # buckets that could be listed
 
@@ -132,7 +136,6 @@ def gcs() -> Any:
         raise ValueError(f"{GCS} needs gcsfs: pip install 'segjax[gcs]' ({error})") from error
     import fsspec
 
-    os.environ["EPATH_USE_TF"] = "false"  # etils takes TensorFlow where it happens to be installed
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints what it raises, too
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     return fsspec.filesystem("gcs", finalize_on_close=True)

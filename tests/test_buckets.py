@@ -18,6 +18,7 @@ import urllib.request
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
@@ -110,6 +111,7 @@ def bucket(environment):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
+        epath.Path("/").exists()  # as Orbax asks of a folder here: then etils has chosen how
         with compiled_once(environment["JAX_COMPILATION_CACHE_DIR"]):
             yield paths.of("gs://bucket")
 
