@@ -15,6 +15,7 @@ from segjax.crf.kernels import Kernel, Spatial, extent, features
 Sorted = tuple[list[vertices.Corners], Array]  # of each lattice; vertices needed, int32
 
 GROWTH = 2**0.25  # of the capacities that are planned: little is provided for in vain
+SMALL = 4096  # pixels up to which a program is faster than three more are compiled
 
 
 def plan(
@@ -78,8 +79,10 @@ def bucket(count: int, points: int, dimension: int, growth: float = GROWTH) -> i
 
 
 def ladder(points: int, dimension: int) -> tuple[int, ...]:
-    """Capacities that one program holds where none is given."""
-    return (*(math.ceil(s * points) for s in (0.2, 1.0, 2.0)), (dimension + 1) * points)
+    """Capacities that one program holds where none is given: the last suffices for any image, and
+    is alone where that is small."""
+    shares = (0.2, 1.0, 2.0) if points > SMALL else ()
+    return (*(math.ceil(share * points) for share in shares), (dimension + 1) * points)
 
 
 def provide(

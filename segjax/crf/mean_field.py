@@ -119,7 +119,7 @@ def mean_field(
         None never fails. Outside jit the vertices are counted first, and the smallest program that
         holds them goes on from there. Under jit it makes one program that holds several capacities
         and chooses while it runs, which takes four times as long to compile; under vmap that
-        computes all of them, so give a number there.
+        computes all of them, so give a number there. (Up to 64x64 pixels it holds the largest.)
 
     Returns:
       The marginals Q, float32 of the shape of the logits. Gradients reach logits and weights; the

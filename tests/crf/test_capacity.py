@@ -83,8 +83,10 @@ class TestCapacity:
         unplanned = crf.mean_field(self.logits, self.noise, self.kernels)
         np.testing.assert_array_equal(planned, unplanned)
 
-    def test_one_program_holds_several_capacities(self):
+    def test_one_program_holds_several_capacities(self, monkeypatch):
         """Four images, each of which needs another one."""
+        assert capacity.ladder(4096, 2) == (3 * 4096,)
+        monkeypatch.setattr(capacity, "SMALL", 0)  # these are small
         logits, image = np.stack([LOGITS] * 4), np.stack([IMAGE] * 4)
         spread = np.array([1, 12, 20, 250], np.float32).reshape(4, 1, 1, 1)
         values = np.random.default_rng(0).random((4, 16, 20, 2), np.float32) * spread
