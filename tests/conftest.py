@@ -16,6 +16,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_force_host_platform_device_count=4",
         # The tests compile far longer than they compute.
         "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
         # Four devices wait for each other on however few cores; by default the process is aborted.
         "--xla_cpu_collective_call_terminate_timeout_seconds=600",
     ]
