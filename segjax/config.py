@@ -137,6 +137,7 @@ class Train:
     images: int = 8  # images on the picture sheet
     engine: str = "pmap"  # what maps the step over devices: "pmap", or "shard_map" on global arrays
     rows: int = 1  # devices that share the rows of each image; above 1 with engine "shard_map"
+    max_skipped: int = 0  # steps in a row, loss or gradient not finite, left out; 0: the run stops
     recompute_batch_stats: int = 0  # batches for the BatchNorm statistics at the end; -1: one epoch
 
 
@@ -227,7 +228,7 @@ RANGES = {  # smallest and largest value of a number, ends included, or of each 
     "train.seed": (0, 2**32 - 1),
     **dict.fromkeys(("train.batch_size", "train.log_every", "train.checkpoint_every"), (1, INF)),
     **dict.fromkeys(("train.keep", "train.rows", "eval.batch_size"), (1, INF)),
-    **dict.fromkeys(("train.eval_every", "train.images"), (0, INF)),
+    **dict.fromkeys(("train.eval_every", "train.images", "train.max_skipped"), (0, INF)),
     "train.recompute_batch_stats": (-1, INF),
     **dict.fromkeys(("data.num_train", "data.num_val", "data.workers"), (0, INF)),
     **dict.fromkeys(("data.threads", "data.prefetch"), (1, INF)),

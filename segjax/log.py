@@ -24,7 +24,7 @@ from segjax import devices, files, optim, paths
 from segjax.config import Config
 
 COLUMNS = (
-    *("step", "loss", "lr", "grad_norm", "images_per_second", "input_wait", "mfu"),
+    *("step", "loss", "lr", "grad_norm", "images_per_second", "input_wait", "mfu", "skipped"),
     *("global_accuracy", "class_average", "mean_iou", "frequency_weighted_iou", "boundary_f1"),
     *("crf_mean_iou", "val_loss", "crf_val_loss"),
 )
@@ -153,8 +153,20 @@ class Reporter:
     Without a terminal it prints a line at every flush.
     """
 
-    def __init__(self, config: Config, writer: Log, start: int) -> None:
-        self._config, self._writer = config, writer
+    def __init__(
+        self, config: Config, writer: Log, start: int, keep: Callable[[int, int], str] | None = None
+    ) -> None:
+        """Begins after a step.
+
+        Args:
+          config: of the run.
+          writer: of its numbers.
+          start: the step.
+          keep: saves the batch of a step, of so many steps ago; returns what to say about it.
+        """
+        self._config, self._writer, self._keep = config, writer, keep
+        self._skipped = 0  # steps in a row that were not finite
+        self._kept = False  # whether one of them was saved
         self._lr = optim.schedule(config.optim, config.train.steps)
         self._lr(0)  # compiles what it calls, which no row of the log must pay for
         self._bar = progress()
@@ -185,29 +197,43 @@ class Reporter:
         promises of the device in bfloat16. For a device that is not in `devices.PEAKS` there is
         none.
 
+        Of steps that are not finite up to `train.max_skipped` in a row are counted, as "skipped",
+        and told; the first of them is saved, as is the one that ends the run.
+
         Args:
           wait: seconds the run has waited for data so far.
 
         Raises:
-          FloatingPointError: a loss or a gradient is not finite.
+          FloatingPointError: a loss or a gradient is not finite, and too many were before it.
         """
         fetched = jax.device_get([metrics for _, metrics, _ in self._pending])
+        last, most, losses = self._pending[-1][0], self._config.train.max_skipped, []
         for (step, _, ids), metrics in zip(self._pending, fetched, strict=True):
             loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
-            if not np.isfinite([loss, norm]).all():
-                raise FloatingPointError(
-                    f"loss became {loss} at step {step}; gradient norm {norm:.2g}; batch ids "
-                    f"{', '.join(ids)}"
-                )
+            if np.isfinite([loss, norm]).all():
+                self._skipped = 0
+                losses.append(loss)
+                continue
+            self._skipped += 1
+            text = f"loss became {loss} at step {step}; gradient norm {norm:.2g}; "
+            text += f"batch ids {', '.join(ids)}"
+            if self._keep and (self._skipped > most or not self._kept):
+                text, self._kept = f"{text}; {self._keep(step, last - step)}", True
+            if self._skipped > most:
+                raise FloatingPointError(text)
+            if jax.process_index() == 0:
+                warn(f"left out, {self._skipped} in a row of at most {most}: {text}")
         now, steps = time.perf_counter(), len(fetched)
         passed = now - self._time
         row = {
-            "loss": float(np.mean([float(metrics["loss"]) for metrics in fetched])),
+            "loss": float(np.mean(losses)) if losses else float("nan"),
             "lr": float(self._lr((step - 1) // self._config.optim.accumulate)),
             "grad_norm": norm,
             "images_per_second": steps * self._config.train.batch_size / passed,
             "input_wait": (wait - self._wait) / passed,
         }
+        if most:
+            row["skipped"] = steps - len(losses)
         chip = devices.PEAKS.get(jax.local_devices()[0].device_kind)
         if self._flops and chip:
             row["mfu"] = self._flops * steps / passed / chip.flops / self._config.train.rows

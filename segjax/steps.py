@@ -31,6 +31,9 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's share of a batch.
 
+    With `train.max_skipped` a step whose loss or gradient is not finite changes nothing but the
+    number of the step; the schedule does not count it.
+
     The loss is `sum(loss) / count(valid)` over the global batch. Devices differ in their number of
     valid pixels, so sum and count are added up over the devices before one is divided by the
     other. The augmentation of an image depends on its index in the global batch, and not on the
@@ -69,7 +72,11 @@ def train_step(
         batch_stats=batch_stats,
         opt_state=opt_state,
     )
-    return new, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    norm = optax.tree.norm(grads)
+    if config.train.max_skipped:  # otherwise the program is without it
+        good, old = jnp.isfinite(loss) & jnp.isfinite(norm), state.replace(step=new.step)
+        new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+    return new, {"loss": loss, "grad_norm": norm}
 
 
 def batch_stats_step(

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 
-from segjax import checkpoint, hosts, log, paths, pretrained, profiling, rows, signals, steps
+from segjax import checkpoint, files, hosts, log, paths, pretrained, profiling, rows, signals, steps
 from segjax import config as config_lib
 from segjax import state as state_lib
 from segjax import workdir as workdir_lib
@@ -72,7 +72,8 @@ def train(
         batches = stack.enter_context(train_batches(config, prepared, position))
         scored = start in checkpoints.scores()
         writer = stack.enter_context(log.Log(workdir, step=start, scored=scored, owned=owned))
-        reporter = stack.enter_context(log.Reporter(config, writer, start))
+        keep = functools.partial(keep_batch, config, prepared, workdir, batches, link)
+        reporter = stack.enter_context(log.Reporter(config, writer, start, keep))
         traces = paths.cached(workdir / "profile", "profiles")  # JAX writes to disks alone
         trace = stack.enter_context(profiling.Profile(traces, profile))
         mapped = functools.partial(
@@ -126,8 +127,9 @@ def train(
         except FloatingPointError as error:
             raise FloatingPointError(
                 f"{error}; last good checkpoint {checkpoints.latest() or 'none'}. The same command "
-                "would end alike: go on with a lower --config.optim.lr, or with "
-                "--config.optim.clip_norm=1"
+                "would end alike: go on with a lower --config.optim.lr, with "
+                "--config.optim.clip_norm=1, or, if such steps are rare, leave them out, "
+                "--config.train.max_skipped=5"
             ) from error
         times.go_on("saving")
         checkpoints.wait()
@@ -384,6 +386,52 @@ def train_batches(
     if position is not None:
         batches.set_state(position)
     return batches
+
+
+def keep_batch(
+    config: Config,
+    prepared: datasets.Prepared,
+    workdir: pathlib.Path,
+    batches: pipeline.Batches,
+    link: hosts.Link | None,
+    step: int,
+    ago: int,
+) -> str:
+    """Saves this process's part of a batch that gave a loss that is not finite.
+
+    `workdir`/not_finite/<step>.npz, <step>_<process>.npz of several, has "image" uint8
+    [b, H, W, 3] and "label" uint8 [b, H, W] before augmentation, and "ids".
+
+    Args:
+      config: of the run.
+      prepared: its data.
+      workdir: its folder.
+      batches: of the run; the batch is read anew, so that none has to be kept.
+      link: to the other processes, which wait until all have saved: an error ends all.
+      step: of the batch.
+      ago: how many batches have been handed out since.
+
+    Returns:
+      What to say about it.
+    """
+    name = f"{step:06d}_{jax.process_index()}" if link else f"{step:06d}"
+    path = workdir / "not_finite" / f"{name}.npz"
+    with log.harmless(f"{path}"):
+        place = batches.get_state()
+        place["images"] -= (ago + 1) * config.train.batch_size
+        with train_batches(config, prepared, place) as again:
+            batch = next(again)
+        image, label = (np.asarray(x) for x in (batch.image, batch.label))
+        with files.whole_file(path) as file:
+            np.savez_compressed(
+                file,
+                image=image.reshape(-1, *image.shape[2:]),
+                label=label.reshape(-1, *label.shape[2:]),
+                ids=np.array(batch.ids),
+            )
+    if link:
+        link.same({"step": step})
+    return f"its images are in {path}"
 
 
 def metadata(

@@ -60,8 +60,8 @@ RULES: dict[str, set[str]] = {
     ),
     "segjax/training.py": allow(
         "jax numpy optax",
-        "checkpoint config data evaluate hosts log paths pretrained profiling report rows signals "
-        "state steps workdir",
+        "checkpoint config data evaluate files hosts log paths pretrained profiling report rows "
+        "signals state steps workdir",
     ),
     "segjax/data": allow(
         "numpy cv2 PIL pycocotools rich tensorflow_datasets",

@@ -144,6 +144,26 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step_and_images(tmp_path, r
     assert rows(tmp_path / "metrics.csv") == []
 
 
+def test_steps_left_out_are_counted_anew_after_a_finite_one(tmp_path):
+    config = Config(model=None, train=Train(steps=9, batch_size=2, max_skipped=2))
+    kept = []
+    keep = lambda step, ago: kept.append((step, ago)) or "saved"
+    with log.Log(tmp_path, step=0) as writer, log.Reporter(config, writer, 0, keep) as reporter:
+        for step, loss in enumerate([1.0, np.nan, np.inf, 3.0, np.nan], 1):
+            reporter.add(step, metrics(loss), ["a"])
+        reporter.flush(wait=0.0)
+        reporter.add(6, metrics(np.nan), ["a"])
+        reporter.flush(wait=0.0)
+        reporter.add(7, metrics(np.nan), ["a"])
+        with pytest.raises(FloatingPointError, match=r"step 7; .*; saved"):
+            reporter.flush(wait=0.0)
+    assert [(r["step"], r["loss"], r["skipped"]) for r in rows(tmp_path / "metrics.csv")] == [
+        ("5", "2.0", "3"),
+        ("6", "nan", "1"),
+    ]
+    assert kept == [(2, 3), (7, 0)]
+
+
 def test_names_are_printed_as_they_are(capsys):
     log.say("runs [old]/[/bold] a")
     with log.harmless("[bold]report"):

@@ -184,6 +184,32 @@ def test_both_engines_give_the_same_bits(devices, crf):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.parametrize("engine", ["pmap", "shard_map"])
+def test_a_step_that_is_not_finite_changes_nothing_where_it_is_left_out(engine):
+    """NaN comes from pixels of one of two devices alone."""
+    config = settings()
+    config.train.engine, config.train.max_skipped = engine, 1
+    config.optim.ema_decay = 0.9
+    now, tx = start(config)
+    devices = jax.devices()[:2]
+    step = steps.parallel(
+        steps.train_step,
+        config=config,
+        tx=tx,
+        class_weights=jnp.asarray([1.0, np.nan, 1.0]),
+        devices=devices,
+    )
+    images = batch(2)
+    images["label"] = np.where(images["label"] == 1, 0, images["label"])
+    good, numbers = step(steps.replicated(now, devices), images, jax.random.key(7))
+    assert np.isfinite(numbers["loss"]) and good.step == 1
+    images["label"][1] = 1
+    after, numbers = step(good, images, jax.random.key(7))
+    assert np.isnan(numbers["loss"]) and after.step == 2
+    jax.tree.map(np.testing.assert_array_equal, good.replace(step=after.step), after)
+    jax.tree.map(lambda leaf: leaf.is_fully_replicated or pytest.fail("not the same"), after)
+
+
 def test_training_lowers_the_loss_and_replays_exactly():
     config = settings()
     now, losses = run(config, 4, 30)

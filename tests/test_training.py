@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax import checkpoint, rows, signals, state, steps, training
+from segjax import checkpoint, log, rows, signals, state, steps, training
 from segjax import config as config_lib
 from segjax.config import Config, Data, Eval, Train
 from segjax.data import datasets, pipeline
@@ -22,6 +22,7 @@ from segjax.evaluate.step import eval_step, out_axes
 from segjax.models import SegNetBasic
 from segjax.predict import label_files, protocols
 from segjax.predict import segmenter as predict
+from segjax.report.reading import read_metrics
 from segjax.workdir import open_run
 from tests.data.files import blocks, jpeg, picture, png, write
 
@@ -292,6 +293,39 @@ def test_parameters_that_are_not_finite_end_the_run_and_keep_the_good_ones(tmp_p
         training.train(config, tmp_path / "run")
     for leaf in jax.tree.leaves(open_run(tmp_path / "run", "latest").variables):
         assert np.isfinite(leaf).all()
+
+
+def test_the_batch_of_a_loss_that_is_not_finite_is_saved(tmp_path, monkeypatch):
+    seen = []
+    real = log.Reporter.add
+    monkeypatch.setattr(log.Reporter, "add", lambda *a: seen.append(a[3]) or real(*a))
+    config = settings(tmp_path, 6)
+    config.optim.lr, config.train.checkpoint_every, config.train.log_every = 1e30, 6, 3
+    with pytest.raises(FloatingPointError, match=r"batch ids .*; its images are in .*\.npz;.*good"):
+        training.train(config, tmp_path / "run")
+    [file] = (tmp_path / "run/not_finite").iterdir()
+    with np.load(file) as saved:  # refuses pickles
+        assert saved["ids"].tolist() == seen[int(file.stem) - 1]
+        assert saved["image"].shape == (4, 32, 48, 3) and saved["label"].shape == (4, 32, 48)
+        assert saved["image"].dtype == np.uint8
+
+
+def test_steps_that_are_not_finite_are_left_out_as_configured(tmp_path, monkeypatch, capsys):
+    real = steps._loss
+    monkeypatch.setattr(steps, "_loss", lambda *args: real(*args) * np.nan)
+    config = settings(tmp_path, 2)
+    config.train.max_skipped = 2
+    assert training.train(config, tmp_path / "run") == 0
+    rows = read_metrics(tmp_path / "run/metrics.csv")
+    assert [row["skipped"] for row in rows] == ["1", "1", ""]  # the last one has the scores
+    before, after = training.initial_state(config)[0], open_run(tmp_path / "run").variables
+    for name in ("params", "batch_stats"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(before, name), after[name])
+    assert [p.name for p in (tmp_path / "run/not_finite").iterdir()] == ["000001.npz"]
+    assert "left out, 2 in a row of at most 2: loss became nan" in capsys.readouterr().err
+    config.train.steps, config.train.max_skipped = 4, 1
+    with pytest.raises(FloatingPointError, match=r"at step 4; .*000004\.npz"):
+        training.train(config, tmp_path / "run")
 
 
 def test_a_step_copies_nothing_and_the_run_tells_where_its_time_went(tmp_path, monkeypatch, capsys):
