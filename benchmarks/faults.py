@@ -7,6 +7,9 @@ steps that had been computed and are computed again. "held" is true where the ru
 project promises; where it went on, its parameters are then equal, bit for bit, to those of a run
 that nothing happened to. A disk is full in a small tmpfs, which only root can mount.
 
+"equality" are the largest differences of parameters and statistics between engines and numbers of
+devices, as a share of the largest number of an array; 0 stands for the same bits.
+
 "costs" are seconds: of a stop by a signal and of the next start for the demonstration network, of
 asking after a step whether to stop, and of the small network's step by both engines in turns. Rows
 and costs are added to those of an earlier run in the file, so that a slow machine can go in pieces.
@@ -14,6 +17,7 @@ and costs are added to those of an earlier run in the file, so that a slow machi
 
 import argparse
 import contextlib
+import csv
 import dataclasses
 import datetime
 import json
@@ -168,9 +172,17 @@ def hear() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def variables(workdir: pathlib.Path) -> dict[str, Any]:
+def variables(workdir: pathlib.Path, step: int = STEPS) -> dict[str, Any]:
     with checkpoint.Checkpoints(workdir, read_only=True) as checkpoints:
-        return checkpoints.variables(STEPS)
+        return checkpoints.variables(step)
+
+
+def table(workdir: pathlib.Path) -> list[tuple[str, ...]]:
+    """Returns what the training rows of metrics.csv say besides times."""
+    with (workdir / "metrics.csv").open() as file:
+        names = ("step", "loss", "lr", "grad_norm")
+        rows = [row for row in csv.DictReader(file) if row["loss"]]  # not those of scores
+        return [tuple(row[name] for name in names) for row in rows]
 
 
 def computed(workdir: pathlib.Path) -> int:
@@ -213,7 +225,7 @@ def kills(bench: Bench, count: int) -> Iterator[Row]:
             before += computed(workdir) <= had
             lost.append(max(computed(workdir) - newest(workdir), 0))
         same, _ = bench.goes_on(workdir)
-        held &= same
+        held &= same and table(workdir) == table(bench.whole)
     yield Row(
         f"`kill -9` at random, {count} times: {writing} while a checkpoint was written, {before} "
         "before the first new step",
@@ -296,9 +308,23 @@ def loss(bench: Bench, _: int) -> Iterator[Row]:
     workdir = bench.folder / "nan"
     run = bench.start(workdir, "--config.optim.lr=1e30")
     code, text = run.end(), run.text()
+    kept = lambda: sorted(path.name for path in (workdir / "not_finite").glob("*.npz"))
     held = code == 1 and "last good checkpoint" in text and "Traceback" not in text
-    happens = "the run ends: step, images of the batch, the last good checkpoint, what to lower"
-    yield Row("the loss or a parameter becomes NaN", happens, "those since that checkpoint", held)
+    held &= len(kept()) == 1
+    happens = (
+        "the run ends: step, ids of the batch and a file of its images, the last good checkpoint, "
+        "what to change"
+    )
+    yield Row("the loss or a gradient becomes NaN", happens, "those since that checkpoint", held)
+
+    workdir = bench.folder / "two_nan"
+    both = two(bench, workdir, "--config.optim.lr=1e30", "--config.train.max_skipped=3")
+    held = [run.end() for run in both] == [1, 1]
+    held &= "left out, 3 in a row of at most 3" in both[0].text()
+    first, last = kept()[:2], kept()[2:]
+    held &= [name[-6:] for name in kept()] == ["_0.npz", "_1.npz"] * 2 and first != last
+    happens = "both leave out three steps in a row, end at the fourth; files of the first and last"
+    yield Row("the same with two processes and train.max_skipped=3", happens, "likewise", held)
 
 
 def cache(bench: Bench, _: int) -> Iterator[Row]:
@@ -390,18 +416,92 @@ def signals(bench: Bench, _: int) -> Iterator[Row]:
     )
 
 
-def two(bench: Bench, workdir: pathlib.Path) -> list[Run]:
+def two(bench: Bench, workdir: pathlib.Path, *flags: str) -> list[Run]:
     """Starts a run of two processes with two devices each."""
     there = f"--coordinator=127.0.0.1:{random.randrange(20000, 30000, 2)}"
-    together = ("--distributed", "--processes=2", there)
+    together = ("--distributed", "--processes=2", there, *flags)
     return [
         bench.start(workdir, *together, f"--process={number}", devices=2) for number in range(2)
     ]
 
 
+def resumes(bench: Bench, _: int) -> Iterator[Row]:
+    """Stops a run ten times, by SIGTERM and `kill -9` in turns, and reads its metrics.csv."""
+    workdir, stopped = bench.folder / "resumes", 0
+    for number in range(10):
+        run, had = bench.start(workdir), computed(workdir)
+        run.until(lambda: computed(workdir) > had)  # noqa: B023
+        run.send(signal.SIGKILL if number % 2 else signal.SIGTERM)
+        stopped += run.end() != 0
+    same, _ = bench.goes_on(workdir)
+    rows = table(workdir)
+    held = same and rows == table(bench.whole) and stopped == 10
+    steps = [int(row[0]) for row in rows]
+    doubled, missing = len(steps) - len(set(steps)), STEPS - len(set(steps))
+    happens = (
+        f"metrics.csv has {len(steps)} rows for {STEPS} steps, {doubled} doubled, {missing} "
+        "missing, with the numbers of a run that was never stopped"
+    )
+    done = f"{stopped} stops and resumes, SIGTERM and `kill -9` in turns"
+    yield Row(done, happens, "steps since the last checkpoint, by `kill -9`", held)
+
+
+def growth(bench: Bench, _: int) -> Iterator[Row]:
+    """Measures memory and open files of a run of a tiny network."""
+    sizes = ("--config.model.width=4", "--config.train.batch_size=2")
+    every = ("--config.train.log_every=100", "--config.train.checkpoint_every=100")
+    run = bench.start(bench.folder / "growth", *sizes, *every, "--config.train.steps=2100")
+    found = []
+    for step in (200, 2000):
+        assert run.says(f"step {step} of 2100"), run.text()
+        status = pathlib.Path(f"/proc/{run.pid}/status").read_text()
+        memory = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
+        found.append((memory, len(os.listdir(f"/proc/{run.pid}/fd"))))
+    (before, opened), (after, still) = found
+    held = run.end() == 0 and after < 1.02 * before and still <= opened + 2  # a file on its way
+    happens = (
+        f"after 200 steps {before:.0f} MiB of memory and {opened} open files, after 2,000 "
+        f"{after:.0f} MiB and {still}"
+    )
+    yield Row("2,000 steps, a checkpoint every 100", happens, "nothing", held)
+
+
+def equality(bench: Bench) -> dict[str, Any]:
+    """Trains ten steps by each engine on several devices, and compares what they end with."""
+    count, found, reached = 10, [], {}
+    engines = config.CHOICES["train.engine"]
+    for devices, processes in ((1, 1), (2, 1), (4, 1), (4, 2)):
+        for engine in engines:
+            workdir = bench.folder / f"equal_{devices}_{processes}_{engine}"
+            flags = (f"--config.train.steps={count}", f"--config.train.engine={engine}")
+            if processes == 1:
+                runs = [bench.start(workdir, *flags, devices=devices)]
+            else:
+                runs = two(bench, workdir, *flags)
+            for run in runs:
+                assert run.end() == 0, run.text()
+            leaves = jax.tree.leaves(variables(workdir, count))
+            reached[devices, processes, engine] = leaves
+            found.append(
+                {
+                    **{"engine": engine, "devices": devices, "processes": processes},
+                    "to_one_device": difference(leaves, reached[1, 1, engines[0]]),
+                    "to_first_engine": difference(leaves, reached[devices, processes, engines[0]]),
+                }
+            )
+    return {"steps": count, "layouts": found}
+
+
+def difference(a: list[np.ndarray], b: list[np.ndarray]) -> float:
+    """Returns the largest difference of two sets of parameters and statistics, of each array as a
+    share of its largest number."""
+    pairs = [(x, y) for x, y in zip(a, b, strict=True) if not np.array_equal(x, y)]
+    return max((float(np.abs(x - y).max() / np.abs(y).max()) for x, y in pairs), default=0.0)
+
+
 FAULTS = {
-    **{"kills": kills, "checkpoints": checkpoints, "disk": disk},
-    **{"loss": loss, "cache": cache, "signals": signals},
+    **{"kills": kills, "resumes": resumes, "checkpoints": checkpoints, "disk": disk},
+    **{"loss": loss, "cache": cache, "signals": signals, "growth": growth},
 }
 
 
@@ -516,6 +616,7 @@ def where() -> dict[str, Any]:
 
 
 COSTS = {"preemption": preemption, "asking": asking, "engines": engines}
+OTHERS = {"equality": equality}
 
 
 def run_all() -> None:
@@ -523,7 +624,7 @@ def run_all() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = [*FAULTS, *COSTS]
+    names = [*FAULTS, *OTHERS, *COSTS]
     parser.add_argument("--kills", type=int, default=20, help="random kills [20]")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--json", type=pathlib.Path, default=pathlib.Path("faults.json"))
@@ -534,11 +635,13 @@ def run_all() -> None:
         # Read when JAX is imported, so for all runs alike.
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-        bench = Bench(folder) if set(args.only) & set(FAULTS) else None
+        bench = Bench(folder) if set(args.only) & {*FAULTS, *OTHERS} else None
         for name in args.only:
             if name in FAULTS:
                 rows = [dataclasses.asdict(row) for row in FAULTS[name](bench, args.kills)]
                 found = {"rows": rows}
+            elif name in OTHERS:
+                found = OTHERS[name](bench)
             else:
                 found = preemption(folder) if name == "preemption" else COSTS[name]()
             report[name] = {**where(), **found}
@@ -557,7 +660,7 @@ def show(report: dict[str, Any]) -> None:
         for row in report.get(name, {}).get("rows", ()):
             table.add_row(row["done"], row["happens"], row["lost"], words[row["held"]])
     console.print(table)
-    for name in COSTS:
+    for name in (*OTHERS, *COSTS):
         if name in report:
             console.print(name, report[name])
 

@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 
@@ -197,6 +198,15 @@ def test_dictionaries_are_changed_whole():
 def test_wrong_dictionaries_and_names_are_explained(change, named):
     with pytest.raises(ValueError, match=named.replace("{", r"\{").replace("?", r"\?")):
         overrides.read("demo", [f"--config.{change}"])
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of Python
+@pytest.mark.parametrize("name", ["augment.crop[a+b]", "augment.crop["])
+def test_a_name_that_cannot_be_parsed_is_shown(name):
+    with pytest.raises(ValueError, match=re.escape(f"--config.{name}=3: ")):
+        overrides.read("demo", [f"--config.{name}=3"])
+    with pytest.raises(ValueError):
+        overrides.changed(Config(model=SegNet(num_classes=5)), [f"--config.{name}=3"])
 
 
 def test_the_name_of_the_data_set_survives():

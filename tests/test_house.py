@@ -112,8 +112,8 @@ RULES: dict[str, set[str]] = {
     "experiments/output_stride.py": allow(inside="predict.protocols"),
     "experiments/pyramid_bins.py": allow(inside="ops"),
     "benchmarks": allow(
-        "crf jax numpy flax cv2 importlib models pydensecrf rich segjax skimage "
-        "sklearn torch torchvision",
+        "crf faults jax numpy flax cv2 importlib models PIL pydensecrf rich safetensors segjax "
+        "skimage sklearn torch torchvision",
     ),
 }
 

@@ -63,7 +63,7 @@ def changed(config: Config, changes: Sequence[str]) -> Config:
         new = holder.value
     except flags.Error as error:
         raise ValueError(str(error)) from error
-    except (KeyError, AttributeError, TypeError) as error:
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(_explain(argv, config) or error) from error
     lines = config_lib.differences(config_lib.to_dict(config), config_lib.to_dict(new))
     log.say(f"changed for this command: {', '.join(lines) or 'nothing'}")
@@ -108,6 +108,8 @@ def _parse(values: flags.FlagValues, argv: list[str], config: Config | None = No
         values(argv)
     except SyntaxError as error:
         raise ValueError(f"--config is {path}: not Python: {error}") from error
+    except ValueError as error:  # of a value, which it does not name
+        raise ValueError(f"{' '.join(argv[1:])}: {error}") from error
     except (KeyError, AttributeError, TypeError, IndexError, OSError) as error:
         raise ValueError(_explain(argv, config or _of_file(argv)) or error) from error
 

@@ -31,7 +31,7 @@ COLUMNS = {  # words of a head line: what the column holds
     **dict.fromkeys(("color", "colour", "hex", "rgb", "color_rgb"), "colour"),
 }
 CVAT = re.compile(r"(?P<name>[^:]*):(?P<colour>(\d+ *, *\d+ *, *\d+)?):[^:]*:[^:]*")
-NUMBERED = re.compile(r"(\d+)\s*[:.)=]\s*(\D.*)")
+NUMBERED = re.compile(r"(\d{1,18})\s*[:.)=]\s*(\D.*)")
 FORMS = (
     "a name a line; or 'name R G B', 'R G B name', 'name,R,G,B'; or these with the id in front; or "
     "CVAT's labelmap.txt; or JSON"
@@ -198,7 +198,8 @@ def _split(cell: str) -> list[str]:
 
 
 def _digits(word: str) -> bool:
-    return word.strip("()[]").isdecimal()
+    digits = word.strip("()[]")
+    return digits.isdecimal() and len(digits) < 19  # Python reads no number of thousands
 
 
 def _colour(at: str, value: Any) -> Colour | None:

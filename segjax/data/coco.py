@@ -74,6 +74,11 @@ class Annotations:
                         f"{printable(same[1])} may be; write its path below the data set"
                     )
                 path = same[0] if same else index.expect(name)
+            if ".." in path.parts or not path.is_relative_to(index.root):
+                raise DataError(
+                    f"{printable(self.file)} names the image {name!r}, which is no path below "
+                    f"{printable(index.root)}"
+                )
             if path in self.of_path and self.of_path[path] is not image:
                 raise DataError(f"{printable(self.file)} has the image {name} twice; remove one")
             self.of_path[path] = image
@@ -98,7 +103,7 @@ class Annotations:
                 f"has the annotation {annotation.get('id', place)} of {printable(path.name)}, whose"
             )
             category = annotation.get("category_id")
-            if category not in self.train_ids:
+            if category not in list(self.train_ids):  # a list or dictionary has no hash
                 raise DataError(f"{at} category {category!r} is none of its categories")
             mask = _mask(annotation.get("segmentation"), height, width, at)
             crowd = bool(annotation.get("iscrowd"))
@@ -110,7 +115,7 @@ class Annotations:
 
     def _size(self, image: Mapping[str, Any], side: str) -> int:
         value = image.get(side)
-        if not isinstance(value, int) or not 0 < value < 2**16:
+        if type(value) is not int or not 0 < value < 2**16:
             raise DataError(f"gives the image {image['file_name']} the {side} {value!r}")
         return value
 
@@ -136,11 +141,15 @@ def _read(file: pathlib.Path, changed: int) -> Annotations | None:
             )
     try:
         categories = sorted((int(c["id"]), str(c["name"])) for c in values["categories"])
-        images = tuple(image for image in values["images"] if (image["id"], image["file_name"]))
+        images = tuple(values["images"])
+        for image in images:
+            hash(image["id"]), str(image["file_name"]).encode()
+        for _, name in categories:
+            name.encode()  # half a character is no text
         of_image: dict[Any, list] = {}
         for annotation in values["annotations"]:
             of_image.setdefault(annotation["image_id"], []).append(annotation)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{printable(file)} lacks a part of COCO's annotations: {error}") from error
     names = ["background"]
     train_ids = {}

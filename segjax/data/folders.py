@@ -147,11 +147,11 @@ def composed(text: str) -> str:
 
 def near_miss(path: pathlib.Path) -> str:
     """Says why a file is not there, or which one was probably meant; "" where nothing is near."""
-    if path.is_symlink():
+    if os.path.islink(path):  # which takes names that no system can have
         return f"it is a link to {os.readlink(path)}, which is not there"
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not path.is_file():
         return "a folder, or no ordinary file, has that name"
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         above = near_miss(path.parent) if path.parent != path.parent.parent else ""
         return above or f"{printable(path.parent)} is no folder"
     there = [p.name for p in _entries(path.parent)]

@@ -164,7 +164,10 @@ def palette(data: bytes) -> np.ndarray | None:
     image = _open(data)
     if image.mode not in ("P", "PA"):
         return None
-    return np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    try:
+        return np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    except Exception as error:  # it decodes the picture
+        raise DecodeError(_damaged(data, error)) from error
 
 
 def write_png(array: np.ndarray) -> bytes:
@@ -206,14 +209,14 @@ def _open(data: bytes) -> Image.Image:
     # Below twice the limit Pillow only warns, and warnings cannot be caught on threads.
     if limit is not None and image.width * image.height > limit:
         raise DataError(_too_large())
-    if image.format == "BMP" and image.mode == "P":
-        image.load()
-        size = int.from_bytes(data[14:18], "little")
-        entry = 3 if size == 12 else 4
-        count = len(image.getpalette("RGB")) // 3
-        colours = np.frombuffer(data[14 + size : 14 + size + count * entry], np.uint8)
-        image.putpalette(colours.reshape(-1, entry)[:, 2::-1].tobytes())
     try:
+        if image.format == "BMP" and image.mode == "P":
+            image.load()
+            size = int.from_bytes(data[14:18], "little")
+            entry = 3 if size == 12 else 4
+            count = len(image.getpalette("RGB")) // 3
+            colours = np.frombuffer(data[14 + size : 14 + size + count * entry], np.uint8)
+            image.putpalette(colours.reshape(-1, entry)[:, 2::-1].tobytes())
         pages = _pages(image)
     except Exception as error:  # as above
         raise DecodeError(_damaged(data, error)) from error

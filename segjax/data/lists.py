@@ -48,7 +48,7 @@ class Index:
         if path := self._by_name.get(composed(name)):
             return path
         inside = name and name.split("/")[0] != ".."
-        return self.root / name if inside and (self.root / name).is_file() else None
+        return self.root / name if inside and os.path.isfile(self.root / name) else None
 
     def expect(self, name: str) -> pathlib.Path:
         """Returns where the file of a name would be."""
@@ -147,7 +147,7 @@ def _expected(
         if inside.split("/")[0] == ".." or (
             os.path.isabs(inside)
             and pathlib.Path(inside).parents[-2:-1] != ()
-            and pathlib.Path(inside).exists()
+            and os.path.exists(inside)
         ):
             raise DataError(
                 f"{at}: {printable(name)} leaves {printable(images.root)}; paths of a list are "

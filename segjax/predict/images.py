@@ -90,7 +90,7 @@ def _read_file(path: str, value_range: tuple[float, float] | None) -> np.ndarray
     if path.endswith(".npy"):
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # a damaged header can make NumPy raise any error
             raise ValueError(f"is no .npy array: {error}") from error
         return _from_array(array, value_range)
     try:

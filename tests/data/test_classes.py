@@ -85,6 +85,7 @@ def test_what_is_ignored_keeps_its_place(tmp_path):
         ("void\n", "names 0 classes"),
         ("road 128 64 300", r"line 1: the colour \(128, 64, 300\) is above 255"),
         ("road\n128 64 128", "line 2: '128 64 128' is no class; written are a name a line"),
+        ("road\n" + "9" * 5000 + ",1,2", "line 2: .* is no class"),
         ("road,1,2", "line 1: 'road,1,2' is no class"),
         ("road,1,2,3,4", "line 1: 'road,1,2,3,4' is no class"),
         ("road 1 1 1\nsky", "line 2: either every class has a colour or none"),

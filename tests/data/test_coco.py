@@ -122,11 +122,27 @@ def test_damaged_annotations_are_named(tmp_path, segmentation, message):
         ({"images": 3}, "'images' is no list of dictionaries"),
         ({"categories": [{"id": 4}]}, "lacks a part of COCO's annotations: 'name'"),
         ({"categories": [{"id": 4, "name": "a"}, {"id": 4, "name": "b"}]}, "category 4 'b' twice"),
+        ({"categories": [{"id": float("inf"), "name": "a"}]}, "lacks a part of COCO's"),
+        ({"categories": [{"id": 4, "name": "\ud800"}]}, "lacks a part of COCO's"),
+        ({"images": [{"id": {}, "file_name": "a.jpg"}]}, "lacks a part of COCO's"),
+        (
+            {"images": [{"id": 7, "file_name": "../b.jpg"}]},
+            r"names the image '\.\./b\.jpg', which is no path below",
+        ),
+        (
+            {"images": [{"id": 7, "file_name": "a.jpg", "height": True, "width": 32}]},
+            "gives the image a.jpg the height True",
+        ),
     ],
 )
 def test_damaged_files_are_named(tmp_path, more, message):
     with pytest.raises(DataError, match=f"annotations.json.*{message}"):
         draw(tmp_path, annotation(4, box(0, 0, 5, 5)), **more)
+
+
+def test_a_category_that_is_no_number_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"whose category \[4\] is none of its categories"):
+        draw(tmp_path, annotation([4], box(0, 0, 5, 5)))
 
 
 def test_another_json_is_no_annotations(tmp_path):

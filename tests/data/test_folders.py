@@ -134,6 +134,7 @@ def test_keys_leave_out_suffixes_and_compose_letters(root):
         ("a.jpg", "a.jpg.jpg", "a.jpg is there"),
         ("image-01.png", "image_01.png", "image-01.png is there"),
         ("zebra.jpg", "a.jpg", ""),
+        ("zebra.jpg", f"{'a' * 5000}.jpg", ""),
         ("Images/a.jpg", "images/a.jpg", "Images is there"),
         ("a.jpg/b", "a.jpg", "a folder, or no ordinary file, has that name"),
     ],

@@ -300,6 +300,15 @@ def test_damaged_files_raise_nothing_else():
     assert count == 1680 and refused > 800
 
 
+@pytest.mark.parametrize("form", ["BMP", "GIF"])
+@pytest.mark.parametrize("read", [images.read_image, images.read_mask, images.palette])
+def test_a_palette_picture_that_is_cut_off(form, read):
+    file = io.BytesIO()
+    Image.fromarray(picture()).convert("P").save(file, form)
+    with pytest.raises(images.DecodeError, match="truncated or damaged"):
+        read(file.getvalue()[:-300])
+
+
 def test_a_jpeg_is_no_mask():
     with pytest.raises(DataError, match="is a JPEG: its compression changes ids"):
         images.read_mask(jpeg(picture()))

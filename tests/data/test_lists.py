@@ -84,6 +84,11 @@ def test_lists_do_not_leave_the_folder(root, line):
         read(root, line)
 
 
+def test_a_name_longer_than_systems_allow_is_no_file(root):
+    [pair] = read(root, f"{'x' * 5000}.jpg")
+    assert pair.image == root / "images" / f"{'x' * 5000}.jpg"
+
+
 def test_an_image_stands_there_once(root):
     with pytest.raises(DataError, match=r"train.txt, line 3: .*a.jpg is there already, in line 1"):
         read(root, "a\nmy b\nimages/a.jpg\n")

@@ -225,6 +225,8 @@ def test_files_that_are_no_picture(folder):
     assert "no image of a known format" in message(folder / "notes.png")
     (folder / "notes.npy").write_text("no array at all")
     assert "is no .npy array" in message(folder / "notes.npy")
+    (folder / "open.npy").write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4',\n")
+    assert "is no .npy array" in message(folder / "open.npy")
     np.save(folder / "objects.npy", np.array([{}], object), allow_pickle=True)
     assert "is no .npy array" in message(folder / "objects.npy")  # never unpickled
     frames = [Image.fromarray(RGB), Image.fromarray(RGB[::-1])]

@@ -79,6 +79,7 @@ def broken_files(folder: pathlib.Path) -> dict[str, tuple[bytes, str]]:
     """File name: content, what the error says."""
     np.savez(folder / "whole.npz", a=np.ones(100))
     npz = (folder / "whole.npz").read_bytes()
+    packed = npz.index(b"PK\1\2") + 10  # how the directory says that the array is compressed
     tensors = safetensors.numpy.save({"a": np.ones(100, np.float32)})
     return {
         "a.pth": (b"", "is empty"),
@@ -87,6 +88,7 @@ def broken_files(folder: pathlib.Path) -> dict[str, tuple[bytes, str]]:
         "d.safetensors": (b"\xff" * 64, "not a whole .safetensors"),
         "e.npz": (npz[:-40], "not an .npz"),
         "f.npz": (npz[:80] + b"\0" * 40 + npz[120:], "not an .npz"),
+        "k.npz": (npz[:packed] + b"\x63" + npz[packed + 1 :], "not an .npz"),
         "g.caffemodel": (b"\x08", "not a whole .caffemodel"),
         "h.caffemodel": (b"\x08\x01", "no layer with weights"),
         "i.h5": (b"HDF", "accepted are .pth, .pt, .safetensors, .npz, .caffemodel"),
@@ -97,7 +99,7 @@ def broken_files(folder: pathlib.Path) -> dict[str, tuple[bytes, str]]:
     }
 
 
-@pytest.mark.parametrize("name", "abcdefghij")
+@pytest.mark.parametrize("name", "abcdefghijk")
 def test_a_broken_file_gives_one_clear_line(name: str, tmp_path: pathlib.Path):
     files_by_letter = {key[0]: (key, *value) for key, value in broken_files(tmp_path).items()}
     key, content, message = files_by_letter[name]
