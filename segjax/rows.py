@@ -63,11 +63,6 @@ def check(model: nn.Module, size: tuple[int, int], rows: int) -> None:
     """
     if rows == 1:
         return
-    if size[0] % rows:
-        raise ValueError(
-            f"train.rows is {rows}, which does not divide the {size[0]} rows of an image; choose "
-            "another, or another height by augment.crop and data.canvas"
-        )
     layers: list[tuple[int, int, str]] = []  # rows reached, height, name
 
     def note(
@@ -82,11 +77,19 @@ def check(model: nn.Module, size: tuple[int, int], rows: int) -> None:
     image = jax.ShapeDtypeStruct((1, *size, 3), np.float32)
     with nn.intercept_methods(note):
         jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
-    for reached, height, name in layers:
-        if height < reached * rows:
-            most = max(n for n in range(1, rows) if n == 1 or height >= reached * n)
-            raise ValueError(
-                f"train.rows is {rows}: of the {height} rows of {name}'s map each device would "
-                f"have {height // rows}, but at its rate the layer reaches {reached}, beyond the "
-                f"next device; write --config.train.rows={most} at the most"
-            )
+    low = lambda n: next((layer for layer in layers if layer[1] < layer[0] * n), None)
+    # A divisor of `rows` divides the number of devices too.
+    most = max(n for n in range(1, rows) if n == 1 or not (rows % n or size[0] % n or low(n)))
+    advice = f"write --config.train.rows={most}, its largest divisor that will do"
+    if size[0] % rows:
+        raise ValueError(
+            f"train.rows is {rows}, which does not divide the {size[0]} rows of an image; {advice}"
+            ", or another height by augment.crop and data.canvas"
+        )
+    if layer := low(rows):
+        reached, height, name = layer
+        raise ValueError(
+            f"train.rows is {rows}: of the {height} rows of {name}'s map each device would have "
+            f"{height // rows}, but at its rate the layer reaches {reached}, beyond the next "
+            f"device; {advice}"
+        )

@@ -79,15 +79,16 @@ def test_bands_of_rows_train_as_whole_images():
             DeepLabV1(num_classes=21),
             (321, 321),
             2,
-            "which does not divide the 321 rows",
+            "which does not divide the 321 rows .*rows=1, its largest divisor",
         ),
         (
             DeepLabV1(num_classes=21),
             (320, 320),
             4,
-            r"of the 41 rows of fc6's map .* have 10, .* reaches 12, .*rows=3 at the most",
+            r"of the 41 rows of fc6's map .* have 10, .* reaches 12, .*rows=2, its largest",
         ),
-        (DeepLabV3(num_classes=19), (1024, 2048), 4, "reaches 18, .*rows=3 at the most"),
+        (DeepLabV3(num_classes=19), (960, 1920), 4, "reaches 18, .*rows=2, its largest"),
+        (DeepLabV3(num_classes=19), (1024, 2048), 8, "reaches 12, .*rows=2, its largest"),
     ],
 )
 def test_what_cannot_be_split_is_refused(model, size, count, message):
