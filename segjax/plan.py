@@ -144,7 +144,7 @@ def lower(
     canvas = [max(sides) for sides in zip(config.data.canvas, crop, strict=True)]
     images = {
         "image": jax.ShapeDtypeStruct((groups, batch, *canvas, 3), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((groups, batch, *canvas), jnp.int32),
+        "label": jax.ShapeDtypeStruct((groups, batch, *canvas), jnp.uint8),
     }
     return step.lower(shapes, images, jax.eval_shape(jax.random.key, 0))
 

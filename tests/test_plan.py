@@ -64,7 +64,7 @@ def test_resident_memory_is_state_and_batch(made):
     for point in made.points:
         pixels = point.batch * point.crop[0] * point.crop[1]
         state = 2 * PARAMETERS * 4  # parameters and momentum
-        batch = pixels * (3 + 4)  # uint8 RGB and int32 labels
+        batch = pixels * (3 + 1)  # uint8 RGB and labels
         assert state + batch <= point.resident <= state + batch + 2000
 
 

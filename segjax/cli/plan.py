@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     from rich.console import Console
 
     from segjax import config as config_lib
-    from segjax import log, topologies, training
+    from segjax import log, rows, topologies, training
     from segjax import plan as plan_lib
     from segjax.cli import overrides
 
@@ -48,6 +48,8 @@ def main(argv: Sequence[str]) -> None:
         config, prepared = training.prepare(config)
         known = [config.augment.crop, prepared.canvas(*prepared.summaries)]
     crops = crops or [size for size in known if min(size)][:1]
+    for crop in crops:
+        rows.check(config.model, crop, config.train.rows)
     devices = topology.chips if topology else jax.device_count()
     own = max(config.train.batch_size * config.train.rows // devices, 1)
     network = f"{arguments.config}: {type(config.model).__name__}"

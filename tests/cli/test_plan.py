@@ -43,6 +43,15 @@ def test_plan_of_a_slice_says_what_fits_and_what_to_change(capsys, monkeypatch):
 
 
 @LOADER
+@pytest.mark.parametrize("topology", [[], ["--topology=v5e:2x2"]])
+def test_plan_refuses_rows_that_no_run_could_have(capsys, monkeypatch, topology):
+    monkeypatch.setattr(topologies, "compile_only", lambda topology: [])
+    arguments = ["--config=demo", "--config.train.engine=shard_map", "--config.train.rows=2"]
+    assert cli.main(["plan", *arguments, *topology, "--crop=33x48"]) == 2
+    assert "does not divide the 33 rows" in said(capsys)[1]
+
+
+@LOADER
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
