@@ -167,8 +167,8 @@ class Reporter:
         self._config, self._writer, self._keep = config, writer, keep
         self._skipped = 0  # steps in a row that were not finite
         self._kept = False  # whether one of them was saved
-        self._lr = optim.schedule(config.optim, config.train.steps)
-        self._lr(0)  # compiles what it calls, which no row of the log must pay for
+        self._lr = jax.jit(optim.schedule(config.optim, config.train.steps))
+        self._lr(0)  # compiles it, which no row of the log must pay for
         self._bar = progress()
         self._task = self._bar.add_task(
             "train", total=config.train.steps, completed=start, text="compiling"

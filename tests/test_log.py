@@ -112,6 +112,18 @@ def test_a_row_pays_for_no_compilation(tmp_path, caplog):
     assert "Compiling" not in caplog.text
 
 
+def test_the_schedule_is_traced_once_for_all_rows(tmp_path, monkeypatch):
+    traced = []
+    monkeypatch.setattr(log.optim, "schedule", lambda *_: lambda t: traced.append(t) or t * 0.5)
+    config = Config(model=None, train=Train(steps=4, batch_size=2))
+    with log.Log(tmp_path, step=0) as writer, log.Reporter(config, writer, 0) as reporter:
+        for step in (1, 2, 3):
+            reporter.add(step, metrics(1.0), ["a"])
+            reporter.flush(wait=0.0)
+    assert len(traced) == 1
+    assert [row["lr"] for row in rows(tmp_path / "metrics.csv")] == ["0.0", "0.5", "1.0"]
+
+
 def test_a_failed_copy_of_the_events_leaves_nothing_open(tmp_path, monkeypatch, capsys):
     def fails(*_):
         raise ValueError("no such bucket")
