@@ -43,7 +43,7 @@ class Data:
     threads: int = 4  # decoding threads per process
     prefetch: int = 2  # batches kept ready on the device
     # Damaged pictures of the training split to leave out at the most: while it is prepared, and
-    # of the prepared ones in a whole run, counted by each process.
+    # of the prepared ones in a whole run, counted by each process; of several, from each start.
     max_decode_errors: int = 0
 
 

@@ -51,7 +51,8 @@ def train_batches(
 
     Up to `data.max_decode_errors` records that cannot be decoded are named, and the next one of the
     split stands in for each: the order stays a function of the seed and the files. They are counted
-    by each process, and belong to the position: a run that goes on still counts those of before.
+    by each process. A run of one process that goes on still counts those of before; of several,
+    each counts anew, for a checkpoint has the position of the first alone.
 
     Args:
         prepared: the data set.
@@ -163,7 +164,8 @@ class Batches(Iterator[Batch]):
         """Goes to a position: the next batch is the one that followed it there."""
         self.close()
         self._taken = int(state["images"])
-        self._damaged = set(state.get("damaged", ()))  # older positions have none
+        own = jax.process_count() == 1  # of several, only the first has written its records
+        self._damaged = set(state.get("damaged", ()) if own else ())  # older positions have none
 
     def close(self) -> None:
         """Ends the thread; a later batch starts another."""

@@ -303,6 +303,13 @@ def test_more_damaged_records_than_allowed_end_the_run(prepared, data):
             next(again)
 
 
+def test_of_several_processes_each_counts_its_own_damaged_records(prepared, data, monkeypatch):
+    as_process(monkeypatch, 1, 2)
+    with train(prepared, data) as batches:
+        batches.set_state({"images": 8, "damaged": [3]})  # the first process met it
+        assert batches.get_state() == {"images": 8, "damaged": []}
+
+
 def test_damaged_neighbours_are_all_named_with_the_limit(prepared):
     def load(*broken, spare):
         source = [prepared.source("train")[i] for i in range(9)]
