@@ -23,7 +23,8 @@ class Point:
 
     crop: tuple[int, int]  # height, width in pixels
     batch: int  # images on this device
-    flops: float | None  # operations of one step, a multiply-add counts as two; None: not known
+    flops: float | None  # operations of one step, those made again by model.remat included; a
+    # multiply-add counts as two; None: not known
     traffic: float  # read and written by the step's operations
     resident: int  # parameters, BatchNorm statistics, optimiser state and the batch itself
     temporary: int  # activations, gradients and work space
@@ -42,6 +43,7 @@ class Plan:
     parameters: int
     memory: int | None  # bytes of the device, None when unknown
     backend: str  # that compiled: another one needs another amount
+    remat: bool = False  # whether the step computes maps a second time
 
     def largest(self, crop: tuple[int, int]) -> int | None:
         """Returns the batch that just fits at a crop, None when it cannot be told.
@@ -79,6 +81,8 @@ class Plan:
 
     def _notes(self) -> list[str]:
         notes = [f"{self.parameters:,} parameters; all numbers are those of one device and step"]
+        if self.remat:
+            notes.append("GFLOP: with what model.remat computes a second time")
         if self.memory is None:
             notes.append(f"the memory of this {self.backend} is not known: give it, --memory=GB")
         for crop in dict.fromkeys(p.crop for p in self.points):
@@ -111,6 +115,7 @@ def make(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         memory=device_memory() if memory is None else memory,
         backend=jax.default_backend(),
+        remat=steps.without_remat(config) is not None,
     )
 
 

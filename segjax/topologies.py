@@ -25,8 +25,8 @@ direction, and for each all-reduce 1 µs for every chip along the sides of the s
 not close to a ring, as in small slices, take up to twice as long. Efficiency is the time of a
 chip alone over that of one of n, at the same images per chip; input and stragglers cost nothing.
 Past the largest slice, slices add up over the network of the data centre, whose latency is not
-counted: an upper bound. With train.rows, a batch is that of a group of chips, and the rows that
-they exchange are not counted."""
+counted: an upper bound. What model.remat computes a second time is counted. With train.rows, a
+batch is that of a group of chips, and the rows that they exchange are not counted."""
 
 HOP = 1e-6  # seconds; about, says jax-ml.github.io/scaling-book/sharding
 SCALES = (8, 16, 32, 64, 128, 256, 512, 1024)  # chips
@@ -75,7 +75,7 @@ class Slice:
 class Program:
     """What one chip of a slice needs for a compiled program."""
 
-    flops: float  # operations, a multiply-add counts as two
+    flops: float  # operations, those made again included; a multiply-add counts as two
     traffic: float  # bytes read and written by all operations
     memory: int  # bytes: arguments, temporaries, and results that reuse no argument
     all_reduces: int  # how many stand in the program

@@ -14,6 +14,7 @@ from segjax.config import Compile, Config
 class Net(nn.Module):
     num_classes: int = 3
     features: int = 8
+    remat: bool = False
 
     @nn.compact
     def __call__(self, image, train=False):
@@ -89,6 +90,14 @@ def test_table_says_what_fits(made):
     assert "64x64: about 0 images fit" in text(memory=1000)
     unknown = text(memory=None)
     assert "--memory=GB" in unknown and "yes" not in unknown
+
+
+def test_table_says_where_maps_are_computed_twice(made):
+    again = Config(model=Net(remat=True), compile=CONFIG.compile)
+    assert plan.make(again, [(8, 8)], [1]).remat and not made.remat
+    note = "GFLOP: with what model.remat computes a second time"
+    assert note in dataclasses.replace(made, remat=True).table("title").caption
+    assert note not in made.table("title").caption
 
 
 def test_one_batch_tells_nothing_about_others(made):
