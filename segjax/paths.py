@@ -47,8 +47,8 @@ def of(path: str | os.PathLike[str]) -> pathlib.Path:
       path: of this machine, or gs://BUCKET/...
 
     Raises:
-      ValueError: it is of another kind; or its bucket, which is asked when it is first named,
-        does not exist or cannot be read.
+      ValueError: it is of another kind, or in a bucket and with a part that is empty, . or ..; or
+        its bucket, which is asked when it is first named, does not exist or cannot be read.
     """
     text = os.fspath(path)
     kind = _NOT_HERE.match(text)
@@ -59,6 +59,8 @@ def of(path: str | os.PathLike[str]) -> pathlib.Path:
     name = text[kind.end() :].rstrip("/")
     if not kind[0].startswith("gs:") or not name:
         raise ValueError(f"{text}: accepted are paths of this machine, and gs://BUCKET/FOLDER")
+    if {"", ".", ".."} & set(name.split("/")):  # a bucket takes them for names, a disk does not
+        raise ValueError(f"{text}: no part of an address in a bucket may be empty, . or ..")
     _reach(name)
     from etils import epath
 

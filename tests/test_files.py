@@ -51,6 +51,13 @@ def test_a_file_that_must_be_here_is_no_address():
         paths.local("http://a/b.jpg", "a picture")
 
 
+@pytest.mark.parametrize("part", ["..", ".", "", "../../.."])
+def test_no_address_in_a_bucket_leads_out_of_its_copies(part, monkeypatch):
+    monkeypatch.setattr(paths, "_reached", {"bucket"})
+    with pytest.raises(ValueError, match=r"^gs://bucket/.*: no part of an address in a bucket"):
+        files.mirror(paths.of(f"gs://bucket/{part}/other"))
+
+
 def test_the_longest_name_that_a_file_may_have(tmp_path):
     files.write_text(tmp_path / ("n" * 255), "text")
     assert [p.name for p in tmp_path.iterdir()] == ["n" * 255]
