@@ -1,13 +1,18 @@
 """Several processes on several hosts: they join, stop after the same step, and end together.
 
 When a process is gone, JAX aborts the others late, or leaves them waiting in a collective. So every
-process keeps a connection to the first one, on the port after JAX's coordinator. Lines of JSON go
-over it: signs of life, the wish to stop, the error of one that ends all.
+process keeps a connection to the first one, on the port after JAX's coordinator, or before it
+where that is the last one, 65535. Lines of JSON go over it: signs of life, the wish to stop, the
+error of one that ends all.
+
+JAX agrees on a step too, by `multihost_utils.reached_preemption_sync_point`, but for SIGTERM alone,
+not for Ctrl-C or a hangup; and it tells nothing of a process that fails or is gone.
 """
 
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -24,6 +29,7 @@ from segjax import log
 
 JOIN = 300  # seconds within which all processes must come
 HEARTBEAT = 60  # seconds after which a process that says nothing counts as gone
+LAST_PORT = 65535
 LOST = 1  # exit code where another process is gone
 START = (
     "Start the command on every host; without a cluster that JAX knows, add "
@@ -276,7 +282,8 @@ class Link:
             deadline = time.monotonic() + 2
             for peer in others:
                 peer.closed.wait(max(deadline - time.monotonic(), 0))
-        sys.stdout.flush()
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it, or the disk is full
+            sys.stdout.flush()
         os._exit(code)
 
 
@@ -293,7 +300,7 @@ def joined(
 
     Args:
       coordinator: host:port of the first process; it and the others are None where a cluster that
-        JAX knows tells them. The port after it is used too.
+        JAX knows tells them. The port after it is used too, or before it where it is 65535.
       processes: how many there are.
       process: the number of this one, from 0 on.
       join: seconds within which all must come.
@@ -305,20 +312,19 @@ def joined(
     global _link
     from jax._src.clusters import ClusterEnv  # jax.distributed tells no address
 
-    local = None
     if None in (coordinator, processes, process):
-        coordinator, processes, process, local = ClusterEnv.auto_detect_unset_distributed_params(
+        coordinator, processes, process, _ = ClusterEnv.auto_detect_unset_distributed_params(
             coordinator, processes, process, None, None, int(join)
         )
     if None in (coordinator, processes, process):
         raise ValueError(f"no cluster tells this process of the others. {START}")
     host, _, port = coordinator.rpartition(":")
-    if not (host and port.isdigit() and 0 < int(port) < 65535):
-        raise ValueError(f"--coordinator is {coordinator}; write HOST:PORT, a port below 65535")
+    if not (host and port.isdigit() and 0 < int(port) <= LAST_PORT):
+        raise ValueError(f"--coordinator is {coordinator}; write HOST:PORT, a port of 1..65535")
     if not 0 <= process < processes:
         raise ValueError(f"--process is {process} of {processes}; accepted are 0..{processes - 1}")
     if processes > 1:
-        address = host.strip("[]"), int(port) + 1
+        address = host.strip("[]"), int(port) + (1 if int(port) < LAST_PORT else -1)
         meet = _welcome if process == 0 else _knock
         peers, session = meet(address, processes, process, time.monotonic() + join, join)
         _link = Link(process, peers, session, heartbeat)
@@ -328,7 +334,8 @@ def joined(
             coordinator,
             processes,
             process,
-            local,
+            # JAX would give the only process of a host one device, like each of several.
+            cluster_detection_method="deactivate" if _alone() else None,
             initialization_timeout=max(int(join), 60),
             heartbeat_timeout_seconds=max(int(4 * heartbeat), 100),  # the link notices first
         )
@@ -376,7 +383,7 @@ def _welcome(
         server = socket.create_server(("", address[1]), family=family, dualstack_ipv6=both)
     except OSError as error:
         raise ValueError(
-            f"port {address[1]}, the one after the coordinator's, cannot be used: "
+            f"port {address[1]}, the one beside the coordinator's, cannot be used: "
             f"{error.strerror}; name another --coordinator=HOST:PORT"
         ) from error
     peers: dict[int, Peer] = {}
@@ -440,6 +447,13 @@ def _knock(
         raise ValueError(values[1])
     peer.name = _name(0, values[1])
     return {0: peer}, values[0]
+
+
+def _alone() -> bool:
+    """Whether Open MPI or Slurm has started one process on each host."""
+    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")  # of mpirun those are its helpers
+    tasks = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", tasks)
+    return re.fullmatch(r"1(\(x\d+\))?", tasks) is not None
 
 
 def _of_jax(error: BaseException | None) -> bool:

@@ -29,6 +29,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.heard: int | None = None  # the first one, which the others may not know yet
         self.waits = False  # whether a signal lets what runs come to its end
         self.link = hosts.link()
 
@@ -47,6 +48,8 @@ class Stop:
         """Lets signals wait for `check` from now on, or for the end of a step; until then they
         interrupt what runs."""
         self.waits = True
+        if self.heard is not None and self.link is not None:  # Python has lost what it raises
+            self.link.ask_to_stop(self.heard)
 
 
 @contextlib.contextmanager
@@ -64,7 +67,6 @@ def stop_signals() -> Iterator[Stop]:
     if alone or threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    heard: list[int] = []
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
 
@@ -73,13 +75,13 @@ def stop_signals() -> Iterator[Stop]:
             if number[0] not in SIGNALS:
                 continue
             name = signal.Signals(number[0]).name
-            if heard:
+            if stop.heard is not None:
                 again = f"{SHOW_CURSOR if os.isatty(2) else ''}{name} again: leaving at once"
                 if stop.link is not None:
                     stop.link.end(128 + number[0], f"one process got {name} again", again)
                 hosts.say(again)
                 os._exit(128 + number[0])
-            heard.append(number[0])
+            stop.heard = number[0]
             when = " after this step" if stop.waits else ""
             hosts.say(f"{name}: stopping{when}, once more to leave at once")
             if stop.link is None:

@@ -1,11 +1,13 @@
 """Processes on one machine, as on several hosts: they stop together, and end together."""
 
 import inspect
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -150,6 +152,47 @@ def test_a_difference_is_said_by_name_and_value():
 def test_what_was_not_said_is_asked_for(given, message):
     with pytest.raises(ValueError, match=message), hosts.joined(*given):
         pass
+
+
+@pytest.mark.parametrize(("tasks", "devices"), [("1(x4)", "all"), ("1", "all"), ("8(x4)", "0")])
+def test_the_only_process_of_a_host_has_all_its_devices(tasks, devices):
+    program = (
+        "import jax\nfrom segjax import hosts\n"
+        f"with hosts.joined('127.0.0.1:{port()}', 1, 0):\n"
+        "    print(jax.config.read('jax_cuda_visible_devices'))"
+    )
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "1"}
+    slurm |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": tasks}
+    environment = os.environ | slurm | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", program]
+    assert subprocess.check_output(command, env=environment, text=True) == f"{devices}\n"
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_the_link_has_a_port_beside_any_that_jax_takes(process, monkeypatch):
+    def meet(address, *_):
+        raise ConnectionError(address)
+
+    monkeypatch.setattr(hosts, "_knock" if process else "_welcome", meet)
+    for given, used in ((65535, 65534), (65534, 65535), (80, 81)):
+        with pytest.raises(ConnectionError) as error, hosts.joined(f"[::1]:{given}", 2, process):
+            pass
+        assert error.value.args == (("::1", used),)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, ValueError])
+def test_a_process_ends_though_its_output_cannot_be_written(error, monkeypatch):
+    def flush():
+        raise error
+
+    def leave(code):
+        raise SystemExit(code)
+
+    link = hosts.Link(0, {}, "session", 1e6)
+    monkeypatch.setattr("os._exit", leave)
+    monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(flush=flush, write=len))
+    with pytest.raises(SystemExit, match=r"^7$"):
+        link.end(7, "over")
 
 
 def test_jax_has_what_tells_the_address():

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 
 import pytest
 
@@ -100,3 +101,19 @@ def test_an_interrupt_that_python_lost_is_known_all_the_same(capfd):
         stop.begin()
         with pytest.raises(signals.StoppedError):
             stop.check()
+
+
+def test_an_interrupt_that_python_lost_is_told_to_the_other_processes(monkeypatch):
+    asked = []
+    link = types.SimpleNamespace(ask_to_stop=asked.append)
+    monkeypatch.setattr(signals.hosts, "link", lambda: link)
+    with signals.stop_signals() as stop:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait(60)
+        except KeyboardInterrupt:
+            pass
+        while stop.heard is None:
+            pass
+        stop.begin()
+    assert asked == [signal.SIGINT]
