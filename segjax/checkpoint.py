@@ -138,8 +138,11 @@ class Checkpoints:
         """Returns the scores by step; a damaged file counts as none."""
         try:
             found = json.loads((self._root / SCORES).read_text())
-            return {int(step): dict(scores) for step, scores in found.items()}
-        except (OSError, ValueError, AttributeError, TypeError):
+            return {
+                int(step): {name: float(score) for name, score in scores.items()}
+                for step, scores in found.items()
+            }
+        except (OSError, ValueError, AttributeError, TypeError, OverflowError):
             return {}
 
     def steps(self) -> list[int]:
@@ -149,6 +152,13 @@ class Checkpoints:
     def latest(self) -> int | None:
         """Returns the newest step, None when there is none."""
         return self._manager.latest_step()
+
+    def last_good(self) -> int | str:
+        """Returns the newest step that is written to its end, "none", or "unknown" where a bucket
+        is out of reach."""
+        with contextlib.suppress(Exception):
+            return max(saved(self._root.parent), default="none")
+        return "unknown"
 
     def best(self) -> int | None:
         """Returns the step with the best mean IoU, the newest when none was scored."""
@@ -335,10 +345,8 @@ class Checkpoints:
             with _named(ValueError, f"{self._root} cannot be written: "):
                 yield
         except ValueError as error:
-            newest: int | str = "unknown"
-            with contextlib.suppress(Exception):  # a bucket out of reach
-                newest = max(saved(self._root.parent), default="none")
-            raise ValueError(f"{error}; the last good checkpoint is {newest}") from error
+            good = self.last_good()
+            raise ValueError(f"{error}; the last good checkpoint is {good}") from error
 
     def _check_room(self, size: int) -> None:
         """Raises OSError where a disk is too full for some bytes: Orbax would print pages."""

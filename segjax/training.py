@@ -62,11 +62,14 @@ def train(
         session = link.session if link else ""
         owned = stack.enter_context(workdir_lib.only_one(workdir, session=session))
         if link is not None:
-            compare(config, prepared, workdir, link)
+            compare(config, prepared, link)
+            link.same(workdir_lib.seen(workdir, link.session))
         checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, keep=config.train.keep))
         stack.enter_context(hosts.together())  # a checkpoint waits for all processes
         state, tx = initial_state(config, fresh=not checkpoints.latest())
         start, state, position = workdir_lib.resume(workdir, config, checkpoints, state)
+        if link is not None:
+            link.same({"goes on after step": start})  # one alone may have found damage
         state = steps.replicated(state, rows=config.train.rows)
         workdir_lib.begin(config, workdir)
         batches = stack.enter_context(train_batches(config, prepared, position))
@@ -125,8 +128,10 @@ def train(
         except signals.StoppedError:
             pass  # statistics and scores are made after the next start
         except FloatingPointError as error:
+            with contextlib.suppress(ValueError):
+                checkpoints.wait()
             raise FloatingPointError(
-                f"{error}; last good checkpoint {checkpoints.latest() or 'none'}. The same command "
+                f"{error}; last good checkpoint {checkpoints.last_good()}. The same command "
                 "would end alike: go on with a lower --config.optim.lr, with "
                 "--config.optim.clip_norm=1, or, if such steps are rare, leave them out, "
                 "--config.train.max_skipped=5"
@@ -256,13 +261,11 @@ def _from_data(config: Config, prepared: datasets.Prepared) -> Config:
     return dataclasses.replace(config, model=model, augment=augment)
 
 
-def compare(
-    config: Config, prepared: datasets.Prepared, workdir: pathlib.Path, link: hosts.Link
-) -> None:
-    """Ends all processes, and says where they differ, unless they are about to train the same.
+def compare(config: Config, prepared: datasets.Prepared, link: hosts.Link) -> None:
+    """Ends all processes, and says where they differ, unless they are about to do the same.
 
     Versions, devices, configuration (but not where this host has its data) and prepared data must
-    be alike, and the folder of the run must be one that all hosts see.
+    be alike.
     """
     environment = log.environment()
     values = {
@@ -280,7 +283,6 @@ def compare(
         values[f"images of {split}"] = len(prepared.source(split))
         values[f"canvas of {split}"] = prepared.canvas(split)
     link.same(values)
-    link.same(workdir_lib.seen(workdir, link.session))
 
 
 def warn(config: Config) -> None:

@@ -303,7 +303,7 @@ def test_raw_data_are_copied_when_they_are_wanted(bucket, tmp_path, monkeypatch,
     files.write_text(folder / "classes.txt", "a\nb\n")
     files.mirror(folder)
     assert not held.exists() and (place / "classes.txt").read_text() == "a\nb\n"
-    files.write_text(folder / "..", "out")
+    (folder / "..").write_text("out")
     with pytest.raises(ValueError, match=r"'\.\.', which cannot be the name of a file here"):
         files.mirror(folder)
 

@@ -90,9 +90,10 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
         assert [checkpoints.find(n) for n in ("best", "latest", "5")] == [2, 6, 5]
         with pytest.raises(ValueError, match="no checkpoint '4'; accepted are best, latest, 2, 5"):
             checkpoints.find("4")
-    (tmp_path / "checkpoints/scores.json").write_bytes(b"\0\0")
-    with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
-        assert checkpoints.best() == 6
+    for damaged in ("\0", '{"2": {"mean_iou": null}}', '{"2": "a"}', '{"2": [1]}', '{"2": 7}'):
+        (tmp_path / "checkpoints/scores.json").write_text(damaged)
+        with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
+            assert checkpoints.best() == 6
 
 
 def test_the_score_of_network_and_crf_counts_where_the_two_were_trained(tmp_path):

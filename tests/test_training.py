@@ -5,13 +5,15 @@ import json
 import re
 import shutil
 import signal
+import time
+import types
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from segjax import checkpoint, log, rows, signals, state, steps, training
+from segjax import checkpoint, hosts, log, rows, signals, state, steps, training
 from segjax import config as config_lib
 from segjax.config import Config, Data, Eval, Train
 from segjax.data import datasets, pipeline
@@ -285,12 +287,25 @@ def test_a_score_that_is_no_number_leaves_the_best_one(tmp_path, monkeypatch):
     assert open_run(tmp_path / "run").step == 1
 
 
-def test_parameters_that_are_not_finite_end_the_run_and_keep_the_good_ones(tmp_path):
-    config = settings(tmp_path, 4)
+def test_parameters_that_are_not_finite_end_the_run_and_keep_the_good_ones(tmp_path, monkeypatch):
+    config, seal, written = settings(tmp_path, 4), checkpoint.Checkpoints._seal, []
     training.train(settings(tmp_path, 1), tmp_path / "run")
     config.optim.lr = 1e30
-    with pytest.raises(FloatingPointError, match=r"good checkpoint \d\. .*lower --config\.opt"):
+
+    def slow(checkpoints):
+        time.sleep(2)
+        seal(checkpoints)
+
+    def left(checkpoints, *_):
+        written.extend(checkpoint.saved(tmp_path / "run"))
+        checkpoints._manager.close()
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "_seal", slow)
+    monkeypatch.setattr(checkpoint.Checkpoints, "__exit__", left)
+    with pytest.raises(FloatingPointError, match=r"\. .*lower --config\.opt") as error:
         training.train(config, tmp_path / "run")
+    assert f"last good checkpoint {max(written)}. " in str(error.value)
+    monkeypatch.undo()
     for leaf in jax.tree.leaves(open_run(tmp_path / "run", "latest").variables):
         assert np.isfinite(leaf).all()
 
@@ -326,6 +341,22 @@ def test_steps_that_are_not_finite_are_left_out_as_configured(tmp_path, monkeypa
     config.train.steps, config.train.max_skipped = 4, 1
     with pytest.raises(FloatingPointError, match=r"at step 4; .*000004\.npz"):
         training.train(config, tmp_path / "run")
+
+
+def test_all_processes_go_on_after_the_same_step(tmp_path, monkeypatch):
+    told = []
+
+    def same(values):
+        told.append(values)
+        if "goes on after step" in values:
+            raise InterruptedError
+
+    link = types.SimpleNamespace(session="session", same=same)
+    monkeypatch.setattr(hosts, "link", lambda: link)
+    with pytest.raises(InterruptedError):
+        training.train(settings(tmp_path, 1), tmp_path / "run")
+    assert told[-1] == {"goes on after step": 0}
+    assert told[-2] == {f"--workdir={tmp_path / 'run'}": "the run's", "last step": 0}
 
 
 def test_a_step_copies_nothing_and_the_run_tells_where_its_time_went(tmp_path, monkeypatch, capsys):

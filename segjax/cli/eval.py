@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
 
 def score(arguments: argparse.Namespace, changes: Sequence[str]) -> None:
     """Scores the checkpoint that the arguments name, with changes of its configuration."""
-    from segjax import log, rows, training
+    from segjax import hosts, log, rows, training
     from segjax.cli import overrides
     from segjax.evaluate.scoring import evaluator
     from segjax.predict import crf_choice, label_files, protocols
@@ -47,7 +47,13 @@ def score(arguments: argparse.Namespace, changes: Sequence[str]) -> None:
     protocol = protocols.find(arguments.protocol)
     kernels = crf_choice.choose(arguments.crf, protocol, config.model, run.crfs)
     split = arguments.split or config.data.val_split
+    about = {"split": split, "step": run.step, "protocol": arguments.protocol}
+    link = hosts.link()
+    if link is not None:
+        link.same({**about, "--crf": arguments.crf, "--save": arguments.save})
     config, prepared = training.prepare(config, [split])
+    if link is not None:
+        training.compare(config, prepared, link)
     dataset = prepared.dataset
     name = f"{split}_{run.step:06d}"
     if arguments.protocol != "whole":
@@ -68,7 +74,6 @@ def score(arguments: argparse.Namespace, changes: Sequence[str]) -> None:
         save=save,
     )
     result = evaluate(run.variables, split)
-    about = {"split": split, "step": run.step, "protocol": arguments.protocol}
     if kernels:
         about["crf_parameters"] = arguments.crf or crf_choice.LEARNT
     write_evaluation(result, config, prepared, workdir, name, **about)

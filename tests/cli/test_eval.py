@@ -1,10 +1,11 @@
 """segjax eval."""
 
 import json
+import types
 
 import pytest
 
-from segjax import training
+from segjax import hosts, training
 from segjax.cli import main as cli
 from segjax.config import Config, Data, Eval, Train
 from segjax.models import SegNetBasic
@@ -52,3 +53,19 @@ def test_explicit_changes_are_made_and_printed(run, capsys):
     assert found != scores(run, "000002")
     change = "input.mean: [123.675, 116.28, 103.53] -> [10.0, 20.0, 30.0]"
     assert f"changed for this command: {change}" in said(capsys)[1]
+
+
+def test_all_processes_score_the_same_in_the_same_way(run, monkeypatch):
+    told = []
+
+    def same(values):
+        told.append(values)
+        if "images of train" in values:
+            raise ValueError("they differ")
+
+    monkeypatch.setattr(hosts, "link", lambda: types.SimpleNamespace(same=same))
+    command = ["eval", f"--workdir={run}", "--split=train", "--step=2", "--crf"]
+    assert cli.main([*command, "--config.eval.batch_size=8"]) == 2
+    options = {"split": "train", "step": 2, "protocol": "whole", "--crf": "auto", "--save": None}
+    assert told[0] == options
+    assert told[1]["config.eval.batch_size"] == 8
