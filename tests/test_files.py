@@ -1,6 +1,7 @@
 import concurrent.futures
 import json
 import pathlib
+import re
 
 import pytest
 
@@ -55,7 +56,11 @@ def test_a_file_that_must_be_here_is_no_address():
 def test_no_address_in_a_bucket_leads_out_of_its_copies(part, monkeypatch):
     monkeypatch.setattr(paths, "_reached", {"bucket"})
     with pytest.raises(ValueError, match=r"^gs://bucket/.*: no part of an address in a bucket"):
-        files.mirror(paths.of(f"gs://bucket/{part}/other"))
+        paths.of(f"gs://bucket/{part}/other")
+    about = paths.Object(1, 0, "")
+    monkeypatch.setattr(paths, "objects", lambda folder: {f"{part}/file": about})
+    with pytest.raises(ValueError, match=f"^gs://bucket/other holds '{re.escape(part)}/file', wh"):
+        files.mirror(paths.of("gs://bucket/other"))
 
 
 def test_the_longest_name_that_a_file_may_have(tmp_path):
