@@ -7,8 +7,8 @@ steps that had been computed and are computed again. "held" is true where the ru
 project promises; where it went on, its parameters are then equal, bit for bit, to those of a run
 that nothing happened to. A disk is full in a small tmpfs, which only root can mount.
 
-"equality" are the largest differences of parameters and statistics between engines and numbers of
-devices, as a share of the largest number of an array; 0 stands for the same bits.
+"equality" are the largest differences of parameters to one device, and of parameters and
+statistics to the other engine on the same devices; 0 stands for the same bits.
 
 "costs" are seconds: of a stop by a signal and of the next start for the demonstration network, of
 asking after a step whether to stop, and of the small network's step by both engines in turns. Rows
@@ -480,23 +480,25 @@ def equality(bench: Bench) -> dict[str, Any]:
                 runs = two(bench, workdir, *flags)
             for run in runs:
                 assert run.end() == 0, run.text()
-            leaves = jax.tree.leaves(variables(workdir, count))
-            reached[devices, processes, engine] = leaves
+            reached[devices, processes, engine] = own = variables(workdir, count)
+            one, first = (
+                reached[key] for key in ((1, 1, engines[0]), (devices, processes, engines[0]))
+            )
             found.append(
                 {
                     **{"engine": engine, "devices": devices, "processes": processes},
-                    "to_one_device": difference(leaves, reached[1, 1, engines[0]]),
-                    "to_first_engine": difference(leaves, reached[devices, processes, engines[0]]),
+                    "to_one_device": difference(own["params"], one["params"]),
+                    "to_first_engine": difference(own, first),
                 }
             )
-    return {"steps": count, "layouts": found}
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(one["params"]))
+    return {"steps": count, "largest": largest, "layouts": found}
 
 
-def difference(a: list[np.ndarray], b: list[np.ndarray]) -> float:
-    """Returns the largest difference of two sets of parameters and statistics, of each array as a
-    share of its largest number."""
-    pairs = [(x, y) for x, y in zip(a, b, strict=True) if not np.array_equal(x, y)]
-    return max((float(np.abs(x - y).max() / np.abs(y).max()) for x, y in pairs), default=0.0)
+def difference(a: Any, b: Any) -> float:
+    """Returns the largest difference of two trees of arrays."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(np.abs(x - y).max()) for x, y in pairs)
 
 
 FAULTS = {
