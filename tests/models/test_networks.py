@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax import losses, ops
+from segjax import crf, steps
+from segjax import state as state_lib
+from segjax.config import Augment, Config, Optim, Train
 from segjax.models import (
     DeepLabV1,
     DeepLabV2ResNet,
@@ -22,6 +24,7 @@ from segjax.models import (
     TorchvisionDeepLabV3,
 )
 from segjax.models.deeplab_v1 import MSC_STRIDES
+from segjax.predict import program, protocols
 from tests.models.fill import random_variables
 
 SMALL = {"num_classes": 4, "depth": 14, "width": 8}
@@ -92,9 +95,9 @@ def test_remat_reaches_the_backbone_and_changes_no_variable(net):
     variables = jax.eval_shape(net.init, jax.random.key(0), image)
     again = net.clone(remat=True)
     assert jax.eval_shape(again.init, jax.random.key(0), image) == variables
-    program = jax.make_jaxpr(functools.partial(again.apply, mutable=["batch_stats"], train=True))
+    apply = jax.make_jaxpr(functools.partial(again.apply, mutable=["batch_stats"], train=True))
     rngs = {"dropout": jax.random.key(0)}
-    assert "remat" in str(program(variables, image, rngs=rngs))
+    assert "remat" in str(apply(variables, image, rngs=rngs))
 
 
 @pytest.mark.parametrize("net", ALL, ids=lambda net: type(net).__name__)
@@ -112,44 +115,79 @@ def test_images_of_another_layout_are_refused(net, shape, message):
         jax.eval_shape(net.apply, variables, jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
+def for_tpu_and_cuda(function, *arguments):
+    return function.trace(*arguments).lower(lowering_platforms=("tpu", "cuda")).as_text()
+
+
+def settings(net, engine="pmap"):
+    """Returns a configuration that trains all outputs of a network, and the network's variables."""
+    init = functools.partial(net.init_with_output, jax.random.key(0))
+    outputs, variables = jax.eval_shape(init, jax.ShapeDtypeStruct((1, 33, 41, 3), jnp.float32))
+    config = Config(model=net, train=Train(engine=engine), optim=Optim(ema_decay=0.9))
+    config.augment = Augment(crop=(33, 41), scale_range=(0.7, 1.4))
+    config.loss.heads = {name: 1.0 for name in outputs}
+    return config, {"batch_stats": {}, **variables}
+
+
+def training(config, variables, lower=for_tpu_and_cuda):
+    """Returns the text of the training step, and its state."""
+    tx = state_lib.transformation(config, variables["params"])
+    state = jax.eval_shape(functools.partial(state_lib.create, tx=tx), variables)
+    devices = jax.devices()[:1]
+    step = steps.parallel(steps.train_step, config=config, tx=tx, donate=True, devices=devices)
+    images = jax.ShapeDtypeStruct((1, 2, 33, 41, 3), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((1, 2, 33, 41), jnp.int32)
+    batch = {"image": images, "label": labels}
+    return lower(step, state, batch, jax.eval_shape(jax.random.key, 0)), state
+
+
+def prediction(config, variables, refined=None):
+    """Returns the text of the program that predicts, its scores refined by a function."""
+    options = {"config": config, "protocol": protocols.Protocol()}
+
+    def predict(variables, image, size):
+        if refined is None:
+            return program.segment(variables, image, size, **options)
+        return refined(program.scores(variables, image, size, **options), image)
+
+    image = jax.ShapeDtypeStruct((2, 33, 41, 3), jnp.uint8)
+    size = jax.ShapeDtypeStruct((2, 2), jnp.int32)
+    return for_tpu_and_cuda(jax.jit(predict), variables, image, size)
+
+
+def donated(text):
+    return len(re.findall(r"jax\.buffer_donor = true|tf\.aliasing_output = ", text))
+
+
 @pytest.mark.parametrize("net", ALL, ids=lambda net: type(net).__name__)
 def test_bfloat16_training_and_prediction_lower_for_tpu_and_cuda(net):
-    """No convolution, and no product in place of one, takes float32; the loss is float32."""
-    net = net.clone(dtype="bfloat16")
-    image = jax.ShapeDtypeStruct((2, 33, 41, 3), jnp.float32)
-    label = jax.ShapeDtypeStruct((2, 33, 41), jnp.int32)
-    variables = jax.eval_shape(net.init, jax.random.key(0), image)
+    """No convolution, and no product in place of one, takes float32; the state stays float32.
 
-    def train(variables, image, label):
-        def loss(params):
-            outputs, changed = net.apply(
-                {**variables, "params": params},
-                image,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": jax.random.key(0)},
-            )
-            pairs = [
-                losses.match_resolution(x, label, resolution="label", align_corners=True)
-                for x in outputs.values()
-            ]
-            return sum(losses.cross_entropy(*pair)[0] for pair in pairs), changed
-
-        return jax.value_and_grad(loss, has_aux=True)(variables["params"])
-
-    def predict(variables, image):
-        logits = net.apply(variables, image)["logits"]
-        logits = ops.resize(logits, image.shape[1:3], align_corners=True, antialias=False)
-        return jnp.argmax(logits, axis=-1)
-
-    (loss, _), grads = jax.eval_shape(train, variables, image, label)
-    assert {x.dtype for x in (loss, *jax.tree.leaves(grads))} == {jnp.dtype("float32")}
-    for function, arguments in ((train, (variables, image, label)), (predict, (variables, image))):
-        traced = jax.jit(function).trace(*arguments)
-        text = traced.lower(lowering_platforms=("tpu", "cuda")).as_text()
-        products = re.findall(r"stablehlo\.(convolution|dot_general)(.*)", text)
+    Every array of the state is donated.
+    """
+    given = settings(net.clone(dtype="bfloat16"), "shard_map")
+    text, state = training(*given)
+    assert donated(text) == len(jax.tree.leaves(state))
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    for each in (text, prediction(*given)):
+        products = re.findall(r"stablehlo\.(convolution|dot_general)(.*)", each)
         assert len(products) > 8
         for name, line in products:
             operands = line[line.rindex(": (") : line.rindex("->")]
             resizing = name == "dot_general" and "precision = [HIGHEST, HIGHEST]" in line
             assert resizing or "f32" not in operands, line
+
+
+def test_pmap_donates_the_state_too():
+    text, state = training(*settings(ALL[-1]), lambda step, *given: step.lower(*given).as_text())
+    assert donated(text) == len(jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("filter", crf.FILTERS)
+def test_prediction_with_a_crf_lowers_for_tpu_and_cuda(filter):
+    options = {"filter": filter, "num_iterations": 1}
+    if filter == "lattice":
+        options["capacity"] = 2048
+    kernels = (crf.Bilateral(20.0, 13.0, 5.0),)
+    refined = functools.partial(crf.refine_logits, kernels=kernels, **options)
+    assert "stablehlo.convolution" in prediction(*settings(ALL[-1]), refined)
