@@ -359,8 +359,20 @@ def test_all_processes_go_on_after_the_same_step(tmp_path, monkeypatch):
     assert told[-2] == {f"--workdir={tmp_path / 'run'}": "the run's", "last step": 0}
 
 
-def test_a_step_copies_nothing_and_the_run_tells_where_its_time_went(tmp_path, monkeypatch, capsys):
-    real = steps.parallel
+def test_a_step_copies_nothing_and_the_run_tells_where_its_time_went(
+    tmp_path, monkeypatch, capsys, caplog
+):
+    """Step and evaluation are compiled once each, and nothing after the first evaluation."""
+    config, real, score = settings(tmp_path, 2), steps.parallel, training.Scorer.__call__
+    config.train.eval_every = 1
+    compiled = lambda: [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
+    after = []
+
+    def scored(*arguments):
+        score(*arguments)
+        after.append(compiled())
+
+    monkeypatch.setattr(training.Scorer, "__call__", scored)
 
     def parallel(*args, **kwargs):
         step = real(*args, **kwargs)
@@ -373,7 +385,11 @@ def test_a_step_copies_nothing_and_the_run_tells_where_its_time_went(tmp_path, m
         return guarded
 
     monkeypatch.setattr(steps, "parallel", parallel)
-    training.train(settings(tmp_path, 2), tmp_path / "run", profile=(2, 2))
+    with jax.log_compiles():
+        training.train(config, tmp_path / "run", profile=(2, 2))
+    first, second = after
+    assert second == first == compiled()
+    assert sum("uint8[4,1,32,48,3]" in text for text in first) == 2  # a batch on four devices
     said = capsys.readouterr().err
     [trace] = (tmp_path / "run/profile").rglob("*.trace.json.gz")
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
