@@ -54,6 +54,7 @@ class Log:
             taken the folder (`workdir.only_one`).
         """
         self._silent = jax.process_index() != 0
+        self.repeated = 0  # steps that were made before, and are lost
         if self._silent:
             return
         self._owned = owned
@@ -63,6 +64,7 @@ class Log:
         writer.writeheader()
         last = step if scored else step - 1
         rows = _rows(self._csv)
+        self.repeated = max([0, *(int(row["step"]) - step for row in rows)])
         writer.writerows(r for r in rows if int(r["step"]) <= (step if r.get("loss") else last))
         self._text = text.getvalue()
         files.write_text(self._csv, self._text)
@@ -307,8 +309,13 @@ class Times:
         finally:
             self.go_on(before)
 
-    def table(self) -> rich.table.Table:
-        """A row for each part, and their sum: the time since this was made."""
+    def table(self, restarts: int = 0, repeated: int = 0) -> rich.table.Table:
+        """A row for each part, and their sum: the time since this was made.
+
+        Args:
+          restarts: of the run, this start included.
+          repeated: steps that an earlier start had made and not saved.
+        """
         self.go_on(self._part)
         total = sum(self.seconds.values())
         table = rich.table.Table(title="where the time went")
@@ -317,6 +324,8 @@ class Times:
         table.add_column("share", justify="right")
         for part, seconds in (*self.seconds.items(), ("total", total)):
             table.add_row(part, f"{seconds:.1f}", f"{seconds / total:.1%}")
+        again = f", steps made again: {repeated}" if repeated else ""
+        table.caption = f"restarts: {restarts}{again}"
         return table
 
 

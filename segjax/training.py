@@ -71,7 +71,7 @@ def train(
         if link is not None:
             link.same({"goes on after step": start})  # one alone may have found damage
         state = steps.replicated(state, rows=config.train.rows)
-        workdir_lib.begin(config, workdir)
+        restarts = workdir_lib.begin(config, workdir)
         batches = stack.enter_context(train_batches(config, prepared, position))
         scored = start in checkpoints.scores()
         writer = stack.enter_context(log.Log(workdir, step=start, scored=scored, owned=owned))
@@ -144,7 +144,7 @@ def train(
     owned()
     with log.harmless(f"{workdir}/report.html"):
         write_report(workdir)
-    log.show(times.table())
+    log.show(times.table(restarts, writer.repeated))
     if profile and start >= profile[1] and jax.process_index() == 0:
         log.warn(f"--profile: step {profile[1]} was before step {start}; nothing is traced")
     if start >= total:

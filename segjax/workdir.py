@@ -290,15 +290,24 @@ def resume(
     return 0, like, None
 
 
-def begin(config: Config, workdir: pathlib.Path) -> None:
+def begin(config: Config, workdir: pathlib.Path) -> int:
     """Writes config.json, a copy for people, and env.json; on the first process.
+
+    Returns:
+      How often the run was started before, as env.json tells; 0 on other processes.
 
     Raises:
       ValueError: the folder cannot be written.
     """
-    if jax.process_index() == 0:
-        files.write_json(workdir / "config.json", config_lib.to_dict(config))
-        files.write_json(workdir / "env.json", log.environment())
+    if jax.process_index() != 0:
+        return 0
+    try:
+        before = int(json.loads((workdir / "env.json").read_text())["starts"])
+    except (OSError, ValueError, LookupError, TypeError):  # there is none, or it is damaged
+        before = 0
+    files.write_json(workdir / "config.json", config_lib.to_dict(config))
+    files.write_json(workdir / "env.json", {**log.environment(), "starts": before + 1})
+    return before
 
 
 def _refuse_another(

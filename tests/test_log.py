@@ -26,6 +26,7 @@ def test_rows_after_the_step_gone_on_from_are_dropped(tmp_path):
         writer.write(6, {"mean_iou": 0.5, "unknown": 1.0})
         writer.picture(6, "val", np.zeros((4, 4, 3), np.uint8))
     with log.Log(tmp_path, step=4) as writer:
+        assert writer.repeated == 2
         writer.write(6, {"loss": 9.0})
     assert rows(tmp_path / "metrics.csv") == [
         {"step": "2", "loss": "1.0"},
@@ -207,7 +208,8 @@ def test_every_moment_counts_for_one_part(monkeypatch):
     with times.spent("saving"), times.spent("input"):  # from 3, and from 7 to 15
         pass
     # until 31
-    table = times.table()  # at 63
+    table = times.table(restarts=2, repeated=3)  # at 63
+    assert table.caption == "restarts: 2, steps made again: 3"
     assert times.seconds == {"start": 1, "steps": 2 + 32, "saving": 4 + 16, "input": 8}
     cells = [list(column.cells) for column in table.columns]
     assert [cell[-1] for cell in cells] == ["total", "63.0", "100.0%"]

@@ -225,6 +225,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path, cap
     training.train(settings(tmp_path, 3), run)
     said = " ".join(capsys.readouterr().err.split())
     assert "checkpoints/3 is damaged: " in said and "going on after step 2" in said
+    assert "restarts: 0 " in said and "restarts: 1, steps made again: 1" in said
     assert (folder / "3.damaged").is_dir() and reached(run) == [1, 2, 3]
     jax.tree.map(np.testing.assert_array_equal, open_run(run, "3").variables, expected)
     for metadata in folder.glob("*/metadata"):
