@@ -16,6 +16,7 @@ from segjax import checkpoint
 
 SMALL = (
     "--config=configs/demo.py",
+    "--config.model.width=4",
     "--config.data.num_train=16",
     "--config.data.num_val=6",
     "--config.augment.crop=(32, 48)",
@@ -35,7 +36,7 @@ def cache(tmp_path_factory):
 
 def start(program, workdir, cache, *flags):
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
         "JAX_PLATFORMS": "cpu",
     }
     flags = [*flags, f"--config.data.cache={cache}"]

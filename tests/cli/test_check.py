@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segjax import plan
 from segjax.cli import check
 from segjax.cli import main as cli
 from segjax.data import datasets
@@ -39,14 +40,17 @@ def test_check_says_what_is_there_and_what_to_write(tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections
-def test_what_the_folder_tells_is_known_to_the_whole_run(tmp_path, capsys):
+def test_what_the_folder_tells_is_known_to_the_whole_run(tmp_path, capsys, monkeypatch):
     root, run = write_folder(tmp_path / "mine", ids=3), tmp_path / "run"
     (root / "classes.txt").write_text("sky\nroad\ncar\n")
     words = ["--config=own_folder", f"--config.data.dir={root}", f"--config.data.cache={tmp_path}"]
     words += ["--config.model.width=2", "--config.train.recompute_batch_stats=0"]
+    measure = lambda config, crop, batch: plan.Point(crop, batch, None, 1, 1, 1)
+    monkeypatch.setattr(plan, "measure", measure)
     assert cli.main(["plan", *words, "--batch=1"]) == 0
     assert "40x64" in said(capsys)[0]
     assert cli.main(["plan", *words, "--batch=1", "--crop=32x32"]) == 0
+    assert "32x32" in said(capsys)[0]
     train = ["train", *words, f"--workdir={run}", "--config.train.batch_size=4"]
     for steps in (1, 2):  # the second time it goes on
         assert cli.main([*train, f"--config.train.steps={steps}"]) == 0
