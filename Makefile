@@ -36,7 +36,7 @@ test-fast: install
 
 docs: install
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
-	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
+	$(BIN)/sphinx-build -W -q -j 2 -b html docs docs/_build/html
 
 lint: install
 	$(BIN)/ruff check --fix .

@@ -16,6 +16,7 @@ from tests.test_hosts import port
 
 FLAGS = (
     "--config=configs/demo.py",
+    "--config.model.width=4",
     "--config.data.num_train=12",
     "--config.data.num_val=5",
     "--config.augment.crop=(32, 48)",
