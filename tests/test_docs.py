@@ -41,7 +41,11 @@ def test_search_finds_the_page(browser, words, page):
 
     browsers.forget(browser)
     browser.get(f"{browser.address}search.html?q={words}")
-    links = "#search-results li a"
-    found = WebDriverWait(browser, 20).until(lambda b: b.find_elements("css selector", links))
-    assert any(page in link.get_attribute("href") for link in found)
+    links = "#search-results li a"  # one after the other
+
+    def found(browser):
+        here = browser.find_elements("css selector", links)
+        return any(page in link.get_attribute("href") for link in here)
+
+    WebDriverWait(browser, 20).until(found)
     assert browser.get_log("browser") == []
