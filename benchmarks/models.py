@@ -289,15 +289,17 @@ class Program:
         label = jax.ShapeDtypeStruct(size, jnp.int32)
         shapes = jax.eval_shape(self.model.init, jax.random.key(0), image)
         if self.mode == "forward":
-            lowered = jax.jit(functools.partial(predict, self.model)).lower(shapes, image)
+            jit = compiling.jit
+            step, given = functools.partial(predict, self.model), (shapes, image)
         else:
+            jit = functools.partial(compiling.jit, training=True, donate_argnums=(0, 1))
             step = functools.partial(train_step, self.model, self.case)
-            step = jax.jit(step, donate_argnums=(0, 1))
-            lowered = step.lower(shapes, shapes["params"], image, label)
+            given = (shapes, shapes["params"], image, label)
+        lowered = jit(step).lower(*given)
         flop = lowered.cost_analysis()["flops"]
         begin = time.perf_counter()
-        self.compiled = lowered.compile(compiler_options=compiling.options())
-        self.uncompiled = lowered if self.plain else None
+        self.compiled = lowered.compile()
+        self.uncompiled = jit(step, libraries=False).lower(*given) if self.plain else None
         memory = self.compiled.memory_analysis()
         self.about = {
             "compile_s": time.perf_counter() - begin,
@@ -514,14 +516,14 @@ def layers(dtype: str, left: Callable[[], float]) -> Iterator[dict[str, Any]]:
         grad = draw(1, -(-height // stride), -(-width // stride), outputs)
         args = [jnp.asarray(array, dtype) for array in (x, kernel, grad)]
         native = functools.partial(convolve, rate=rate, stride=stride)
-        ways = {"plain": (native, {}), "native": (native, compiling.options())}
+        ways = {"plain": native, "native": native}
         if stride == 1:
             for form in FORMS if GPU else ["native", "taps"]:
-                way = functools.partial(atrous.FORMS[form], rate=rate)
-                ways[form] = (way, compiling.options())
+                ways[form] = functools.partial(atrous.FORMS[form], rate=rate)
         for mode in ("forward", "with gradients"):
-            runs = {}
-            for way, (conv, options) in ways.items():
+            runs, chosen = {}, compiling.options(training=mode != "forward")
+            for way, conv in ways.items():
+                options = {} if way == "plain" else chosen
                 if mode == "forward":
                     function, given = conv, args[:2]
                 else:

@@ -2,13 +2,15 @@
 
 XLA hands parts of a CPU program to libraries. Its own choice gives convolutions to YNNPACK, whose
 gradients are slow; without YNNPACK sums are slow. So YNNPACK keeps sums, and oneDNN gets the rest
-where this JAX has it, else convolutions go to Eigen and matrix products to YNNPACK. Results differ
+where this JAX has it, else convolutions go to Eigen and matrix products to YNNPACK. Training uses
+oneDNN only on a processor with AVX-512: on others its gradients of kernels are slow. Results differ
 by rounding only. Other backends are left alone. docs/performance_cpu.md has the measurements.
 
 An option that this JAX does not know is left out, and so is one that XLA_FLAGS sets. JAX cannot
 store programs that use oneDNN: with a compilation cache they do not use it.
 """
 
+import contextvars
 import functools
 import os
 import pathlib
@@ -25,57 +27,96 @@ YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 ONEDNN = "xla_cpu_experimental_onednn_custom_call"
 SUMS = "LIBRARY_FUSION_TYPE_REDUCE"
 SUMS_AND_PRODUCTS = f"{SUMS},LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+_TRAINING = contextvars.ContextVar("training", default=False)  # what `jit` traces
 
 
-def options() -> Options:
+def options(*, training: bool = False) -> Options:
     """Returns the options for `jax.jit(..., compiler_options=)`; none where the backend is no CPU.
 
     They are found once per process, by compiling a convolution of a few pixels.
+
+    Args:
+      training: whether the program computes gradients.
     """
-    return _found(
-        bool(jax.config.jax_compilation_cache_dir and jax.config.jax_enable_compilation_cache)
-    )
+    cache = jax.config.jax_compilation_cache_dir and jax.config.jax_enable_compilation_cache
+    return _found(not cache and not (training and narrow()))
 
 
 @functools.cache
-def _found(stored: bool) -> Options:
-    """Returns the options for programs that are stored in JAX's compilation cache, or are not."""
+def _found(with_onednn: bool) -> Options:
+    """Returns the options for programs that may use oneDNN, or may not."""
     if jax.default_backend() != "cpu":
         return {}
-    with_onednn = _free({YNNPACK: SUMS, ONEDNN: True})
-    if not stored and "onednn" in _compiled(with_onednn):
-        return with_onednn
-    without = _free({YNNPACK: SUMS_AND_PRODUCTS})
-    return without if _compiled(without) else {}
+    chosen = _free({YNNPACK: SUMS, ONEDNN: True})
+    if with_onednn and "onednn" in _compiled(chosen):
+        return chosen
+    chosen = _free({YNNPACK: SUMS_AND_PRODUCTS})
+    return chosen if _compiled(chosen) else {}
 
 
 def onednn() -> bool:
-    """Returns whether oneDNN computes the convolutions of programs compiled with `options`."""
-    return ONEDNN in options()
+    """Returns whether oneDNN computes the convolutions of what is traced now by `jit`."""
+    return ONEDNN in options(training=training())
+
+
+def training() -> bool:
+    """Returns whether what is traced now by `jit` computes gradients."""
+    return _TRAINING.get()
 
 
 def prefer_onednn() -> None:
-    """Turns JAX's compilation cache off for this process where it would keep oneDNN away.
+    """Turns JAX's compilation cache off for this process where it keeps oneDNN from training.
 
     A program that runs for hours, as a training step does, is compiled anew for its speed.
     """
+    if narrow():
+        return
     before = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
-    if ONEDNN not in _found(stored=False):
+    if ONEDNN not in _found(with_onednn=True):
         jax.config.update("jax_enable_compilation_cache", before)
         compilation_cache.reset_cache()  # JAX asks once whether it is on
 
 
-@functools.cache
 def matrix_units() -> bool:
     """Returns whether the processor has instructions for bfloat16 matrices (AMX)."""
-    processor = pathlib.Path("/proc/cpuinfo")
-    return processor.exists() and "amx_bf16" in processor.read_text()
+    return "amx_bf16" in _processor()
 
 
-def jit(function: Callable[..., Any], *, libraries: bool = True, **how: Any) -> Any:
-    """Returns `jax.jit(function, **how)`, compiled with `options` if `libraries`."""
-    return jax.jit(function, compiler_options=(options() if libraries else None) or None, **how)
+def narrow() -> bool:
+    """Returns whether the processor is known to have no AVX-512."""
+    return bool(_processor()) and "avx512f" not in _processor()
+
+
+@functools.cache
+def _processor() -> str:
+    """Returns what Linux says of the processor, "" on other systems."""
+    file = pathlib.Path("/proc/cpuinfo")
+    return file.read_text() if file.exists() else ""
+
+
+def jit(
+    function: Callable[..., Any], *, libraries: bool = True, training: bool = False, **how: Any
+) -> Any:
+    """Returns `jax.jit(function, **how)`, compiled with `options` if `libraries`.
+
+    Args:
+      function: what is compiled.
+      libraries: use the options.
+      training: whether it computes gradients.
+      **how: arguments of `jax.jit`.
+    """
+
+    @functools.wraps(function)
+    def traced(*arguments: Any, **keywords: Any) -> Any:
+        before = _TRAINING.set(training)
+        try:
+            return function(*arguments, **keywords)
+        finally:
+            _TRAINING.reset(before)
+
+    chosen = options(training=training) if libraries else {}
+    return jax.jit(traced, compiler_options=chosen or None, **how)
 
 
 def _free(wanted: Options) -> Options:

@@ -119,7 +119,7 @@ def parallel(
       step: a function of the state, a batch and what else `in_axes` counts.
       in_axes: as for pmap: 0 for what is split over the devices, None for what each one gets whole.
       out_axes: as for pmap: None for results that are equal on all devices.
-      donate: reuse the memory of the first argument for the result.
+      donate: the step trains: the memory of the first argument is used again for the result.
       devices: all when None.
       config: of the run.
       **static: other keyword arguments of the step, which do not change during a run.
@@ -127,9 +127,13 @@ def parallel(
     config = dataclasses.replace(config, model=state_lib.with_norm(config.model, axis_name=AXIS))
     donated = 0 if donate else ()
     step = functools.partial(step, config=config, **static)
+    libraries = config.compile.libraries
+    jit = functools.partial(
+        compiling.jit, libraries=libraries, training=donate, donate_argnums=donated
+    )
     if config.train.engine == "shard_map":
         mesh = rows_lib.mesh(devices or jax.devices(), config.train.rows)
-        return _sharded(step, mesh, in_axes, out_axes, donated, config.compile.libraries)
+        return _sharded(step, mesh, in_axes, out_axes, jit)
     mapped = jax.pmap(
         step,
         axis_name=AXIS,
@@ -139,10 +143,10 @@ def parallel(
         devices=devices,
     )
     # pmap takes no options of the compiler. Inside jit it would not know arrays of other processes.
-    if not (config.compile.libraries and compiling.options()) or jax.process_count() > 1:
+    if not (libraries and compiling.options()) or jax.process_count() > 1:
         return mapped
     # A function around it: jit would take over pmap's own `lower`, which knows no options.
-    return compiling.jit(lambda *arguments: mapped(*arguments), donate_argnums=donated)
+    return jit(lambda *arguments: mapped(*arguments))
 
 
 def _sharded(
@@ -150,8 +154,7 @@ def _sharded(
     mesh: jax.sharding.Mesh,
     in_axes: tuple[Any, ...],
     out_axes: Any,
-    donated: Any,
-    libraries: bool,
+    jit: Callable[..., Any],
 ) -> Callable[..., Any]:
     """Maps a step by shard_map over the global arrays of all processes, as pmap would.
 
@@ -177,7 +180,7 @@ def _sharded(
         axis_names={AXIS},
         check_vma=False,
     )
-    mapped = compiling.jit(mapped, libraries=libraries, donate_argnums=donated)
+    mapped = jit(mapped)
     if jax.process_count() == 1:
         return mapped
 

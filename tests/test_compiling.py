@@ -84,17 +84,36 @@ def test_programs_can_be_stored(cache_folder):
     assert [path for path in cache_folder.iterdir() if "jit_network" in path.name]
 
 
-def test_long_work_leaves_the_cache_for_onednn(cache_folder):
+@pytest.mark.parametrize("flags", ["avx2 fma", "avx2 avx512f fma"])
+def test_training_leaves_the_cache_where_onednn_is_faster(cache_folder, monkeypatch, flags):
+    monkeypatch.setattr(compiling, "_processor", lambda: flags)
     before = jax.config.jax_enable_compilation_cache
     try:
         compiling.prefer_onednn()
         kept = jax.config.jax_enable_compilation_cache
-        there = compiling.ONEDNN in compiling._found(stored=False)
+        there = "avx512f" in flags and compiling.ONEDNN in compiling._found(with_onednn=True)
         assert (compiling.onednn(), kept) == (there, not there)
         compiling.jit(network)(jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4)))
         assert any("jit_network" in path.name for path in cache_folder.iterdir()) == kept
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
+
+
+@pytest.mark.parametrize("flags", ["avx2 fma", "avx2 avx512f fma", ""])
+def test_only_training_without_avx512_leaves_onednn(monkeypatch, flags):
+    monkeypatch.setattr(compiling, "_processor", lambda: flags)
+    monkeypatch.setattr(compiling, "_compiled", lambda chosen: "onednn" if chosen else "")
+    assert compiling.ONEDNN in compiling.options()
+    assert (compiling.ONEDNN in compiling.options(training=True)) == (flags != "avx2 fma")
+
+
+def test_what_is_traced_knows_whether_it_trains():
+    seen = []
+    trace = lambda x: seen.append(compiling.training()) or x
+    for training in (True, False):
+        compiling.jit(trace, training=training)(jnp.ones(2))
+    assert seen == [True, False]
+    assert not compiling.training()
 
 
 def test_other_backends_have_no_options(monkeypatch):

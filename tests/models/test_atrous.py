@@ -98,6 +98,15 @@ def test_the_fastest_form_on_a_cpu_goes_by_taps_from_a_rate(
         assert convolutions(18, 64, dtype) == 1
 
 
+def test_training_without_avx512_goes_by_taps_from_a_lower_rate(monkeypatch):
+    monkeypatch.setattr(compiling, "onednn", lambda: False)
+    monkeypatch.setattr(compiling, "training", lambda: True)
+    for narrow, lowest in ((True, 6), (False, 12)):
+        monkeypatch.setattr(compiling, "narrow", lambda narrow=narrow: narrow)
+        by_taps = [rate for rate in (1, 6, 12) if not convolutions(rate, 128, "float32")]
+        assert by_taps == [rate for rate in (6, 12) if rate >= lowest]
+
+
 def test_the_fastest_form_is_exported_for_other_devices_and_any_size():
     fastest = jax.jit(functools.partial(atrous.conv_fastest, rate=12))
     x = jax.random.normal(jax.random.key(0), (1, 15, 14, 2))
