@@ -203,7 +203,7 @@ def test_wrong_dictionaries_and_names_are_explained(change, named):
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of Python
 @pytest.mark.parametrize("name", ["augment.crop[a+b]", "augment.crop["])
 def test_a_name_that_cannot_be_parsed_is_shown(name):
-    with pytest.raises(ValueError, match=re.escape(f"--config.{name}=3: ")):
+    with pytest.raises(ValueError, match=re.escape(f"--config.{name}=3: Augment has no field")):
         overrides.read("demo", [f"--config.{name}=3"])
     with pytest.raises(ValueError):
         overrides.changed(Config(model=SegNet(num_classes=5)), [f"--config.{name}=3"])

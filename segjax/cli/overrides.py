@@ -108,8 +108,10 @@ def _parse(values: flags.FlagValues, argv: list[str], config: Config | None = No
         values(argv)
     except SyntaxError as error:
         raise ValueError(f"--config is {path}: not Python: {error}") from error
-    except ValueError as error:  # of a value, which it does not name
-        raise ValueError(f"{' '.join(argv[1:])}: {error}") from error
+    except ValueError as error:  # of a value, or of what stands in [], which it does not name
+        indexed = any("[" in word.split("=", 1)[0] for word in argv)
+        wrong = indexed and _explain(argv, config or _of_file(argv))
+        raise ValueError(wrong or f"{' '.join(argv[1:])}: {error}") from error
     except (KeyError, AttributeError, TypeError, IndexError, OSError) as error:
         raise ValueError(_explain(argv, config or _of_file(argv)) or error) from error
 
