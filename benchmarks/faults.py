@@ -474,22 +474,25 @@ def equality(bench: Bench) -> dict[str, Any]:
     count, found, reached = 10, [], {}
     engines = config.CHOICES["train.engine"]
     for devices, processes in ((1, 1), (2, 1), (4, 1), (4, 2)):
-        for engine in engines:
-            workdir = bench.folder / f"equal_{devices}_{processes}_{engine}"
+        ways = [(engine, 1) for engine in engines]
+        ways += [(engines[1], 2)] if devices > 1 else []
+        for engine, rows in ways:
+            workdir = bench.folder / f"equal_{devices}_{processes}_{engine}_{rows}"
             flags = (f"--config.train.steps={count}", f"--config.train.engine={engine}")
+            flags += (f"--config.train.rows={rows}",)
             if processes == 1:
                 runs = [bench.start(workdir, *flags, devices=devices)]
             else:
                 runs = two(bench, workdir, *flags)
             for run in runs:
                 assert run.end() == 0, run.text()
-            reached[devices, processes, engine] = own = variables(workdir, count)
-            one, first = (
-                reached[key] for key in ((1, 1, engines[0]), (devices, processes, engines[0]))
-            )
+            own = variables(workdir, count)
+            first = reached.setdefault((devices, processes), own)
+            one = reached[1, 1]
             found.append(
                 {
                     **{"engine": engine, "devices": devices, "processes": processes},
+                    "rows": rows,
                     "to_one_device": difference(own["params"], one["params"]),
                     "to_first_engine": difference(own, first),
                 }

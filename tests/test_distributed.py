@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def until(process, text):
         assert line, "".join(lines)
 
 
-def test_two_processes_train_evaluate_stop_together_and_one_device_goes_on(tmp_path, cache):
+def test_two_processes_train_evaluate_stop_together_and_one_goes_on(tmp_path, cache):
     undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
     # On several processes pmap takes no options of the compiler, and they change rounding.
     flags = ("--config.train.recompute_batch_stats=2", "--config.compile.libraries=False")
@@ -106,13 +107,16 @@ def test_two_processes_train_evaluate_stop_together_and_one_device_goes_on(tmp_p
     found = variables(undisturbed, step), variables(stopped, step)
     chex.assert_trees_all_equal(*found)
 
-    output = finish(start(stopped, cache, 30, 1, *flags, devices=1))[0]
-    assert f"going on after step {step}" in output
-    rows = list(csv.DictReader((stopped / "metrics.csv").read_text().splitlines()))
-    assert [row["step"] for row in rows] == [*(str(i) for i in range(1, 31)), "30"]
-    # One device adds what four have added apart in another order.
-    found = variables(undisturbed, 30), variables(stopped, 30)
-    chex.assert_trees_all_close(*found, rtol=1e-3, atol=1e-4)
+    workdirs = {4: tmp_path / "four", 1: stopped}  # by the devices of the one process
+    shutil.copytree(stopped, workdirs[4])
+    resumed = [start(path, cache, 30, 1, *flags, devices=n)[0] for n, path in workdirs.items()]
+    for workdir, output in zip(workdirs.values(), finish(resumed), strict=True):
+        assert f"going on after step {step}" in output
+        rows = list(csv.DictReader((workdir / "metrics.csv").read_text().splitlines()))
+        assert [row["step"] for row in rows] == [*(str(i) for i in range(1, 31)), "30"]
+        # Sums over devices and processes are added in another order.
+        found = variables(undisturbed, 30), variables(workdir, 30)
+        chex.assert_trees_all_close(*found, rtol=1e-3, atol=1e-4)
 
 
 def test_a_process_that_is_killed_ends_the_other_by_name(tmp_path, cache):
