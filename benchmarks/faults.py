@@ -479,7 +479,7 @@ def equality(bench: Bench) -> dict[str, Any]:
         for engine, rows in ways:
             workdir = bench.folder / f"equal_{devices}_{processes}_{engine}_{rows}"
             flags = (f"--config.train.steps={count}", f"--config.train.engine={engine}")
-            flags += (f"--config.train.rows={rows}",)
+            flags += (f"--config.train.rows={rows}", "--config.augment.crop=(64, 48)")
             if processes == 1:
                 runs = [bench.start(workdir, *flags, devices=devices)]
             else:
