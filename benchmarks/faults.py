@@ -54,7 +54,7 @@ SMALL = (
     f"--config.train.steps={STEPS}",
     "--config.data.num_train=16",
     "--config.data.num_val=4",
-    "--config.augment.crop=(32, 48)",
+    "--config.augment.crop=(64, 48)",  # high enough to be split
     "--config.train.batch_size=4",
     "--config.train.eval_every=0",
     "--config.train.log_every=1",
@@ -479,7 +479,7 @@ def equality(bench: Bench) -> dict[str, Any]:
         for engine, rows in ways:
             workdir = bench.folder / f"equal_{devices}_{processes}_{engine}_{rows}"
             flags = (f"--config.train.steps={count}", f"--config.train.engine={engine}")
-            flags += (f"--config.train.rows={rows}", "--config.augment.crop=(64, 48)")
+            flags += (f"--config.train.rows={rows}",)
             if processes == 1:
                 runs = [bench.start(workdir, *flags, devices=devices)]
             else:

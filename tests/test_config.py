@@ -200,6 +200,12 @@ def test_wrong_dictionaries_and_names_are_explained(change, named):
         overrides.read("demo", [f"--config.{change}"])
 
 
+def test_of_a_field_that_is_given_twice_the_last_counts():
+    twice = ("--config.augment.crop=(32, 48)", "--config.augment.crop=(64, 64)")
+    assert overrides.read("demo", twice).augment.crop == (64, 64)
+    assert overrides.changed(Config(model=None), twice).augment.crop == (64, 64)
+
+
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of Python
 @pytest.mark.parametrize("name", ["augment.crop[a+b]", "augment.crop["])
 def test_a_name_that_cannot_be_parsed_is_shown(name):

@@ -31,7 +31,7 @@ def read(path: str, changes: Sequence[str] = ()) -> Config:
       ValueError: there is no such file, or no such field, or it has another type.
     """
     _settle_absl()
-    argv = _with_path(["", f"--config={path}", *changes])
+    argv = _with_path(["", f"--config={path}", *_last(changes)])
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
@@ -54,7 +54,7 @@ def changed(config: Config, changes: Sequence[str]) -> Config:
     _settle_absl()
     if not changes:
         return config
-    argv, values, new = ["", *changes], flags.FlagValues(), copy.deepcopy(config)
+    argv, values, new = ["", *_last(changes)], flags.FlagValues(), copy.deepcopy(config)
     try:
         holder = config_flags.DEFINE_config_dataclass(
             "config", new, flag_values=values, sys_argv=argv
@@ -68,6 +68,11 @@ def changed(config: Config, changes: Sequence[str]) -> Config:
     lines = config_lib.differences(config_lib.to_dict(config), config_lib.to_dict(new))
     log.say(f"changed for this command: {', '.join(lines) or 'nothing'}")
     return new
+
+
+def _last(changes: Sequence[str]) -> list[str]:
+    """Returns the last change of each field; flags would add up tuples that are given twice."""
+    return list({change.partition("=")[0]: change for change in changes}.values())
 
 
 class _Dictionary(flags.ArgumentParser):
