@@ -1,12 +1,14 @@
 """What every network and every filter of the CRF needs on a TPU, compiled without one.
 
-    python benchmarks/topologies.py [--topologies v5e:4x4 ...] [--rows NAMES] [--json FILE]
+    python benchmarks/topologies.py [--topologies v5e:4x4 ...] [--rows NAMES] [--quick] [--json F]
 
 Every row is saved when it is done; the same command goes on where it was stopped. A row that is
-there is not compiled again: remove it, or the file, for today's numbers. Networks have the paper's
-configuration and crop, 4 images per chip, and mean a training step; filters are 10 iterations of
-mean field on one image of 321x321 and 21 classes with DeepLab v2's kernels, the lattice provided
-for a photograph. docs/tasks/pods.md shows the file as a table.
+there is not compiled again: remove it, or the file, for today's numbers. With --quick the compiler
+makes the least effort, and a row takes minutes instead of up to an hour; without, such rows are
+compiled anew. Networks have the paper's configuration and crop, 4 images per chip, and mean a
+training step; filters are 10 iterations of mean field on one image of 321x321 and 21 classes with
+DeepLab v2's kernels, the lattice provided for a photograph. docs/tasks/pods.md shows the file as a
+table.
 
 XLA counts a loop once. So for filters the operations of all matrix products, and the numbers
 gathered, scattered and sorted, are counted here, with the repetitions of loops.
@@ -66,18 +68,20 @@ def main() -> None:
     parser.add_argument(
         "--json", type=pathlib.Path, default=ROOT / "benchmarks/results/topologies.json"
     )
+    parser.add_argument("--quick", action="store_true", help="with the compiler's least effort")
     args = parser.parse_args()
     for topology in map(topologies.find, args.topologies):
         topologies.compile_only(topology)  # before JAX compiles anything: it quietens libtpu
         for name in args.rows:
-            if any(
-                (row["topology"], row["name"]) == (topology.name, name) for row in read(args.json)
-            ):
+            same = lambda row: (row["topology"], row["name"]) == (topology.name, name)  # noqa: B023
+            if any(same(row) and (args.quick or not row["quick"]) for row in read(args.json)):
                 continue
             start = time.perf_counter()
-            row = network(name, topology) if name in NETWORKS else filtered(name, topology)
+            make = network if name in NETWORKS else filtered
+            row = make(name, topology, args.quick)
             row |= {"seconds": round(time.perf_counter() - start), **origin()}
-            files.write_json(args.json, {"rows": [*read(args.json), row]})
+            others = [row for row in read(args.json) if not same(row)]
+            files.write_json(args.json, {"rows": [*others, row]})
             print(json.dumps(row), flush=True)
             jax.clear_caches()
 
@@ -99,7 +103,7 @@ def origin() -> Row:
     return {"commit": commit.stdout.strip(), **versions}
 
 
-def network(name: str, topology: topologies.Slice) -> Row:
+def network(name: str, topology: topologies.Slice, quick: bool) -> Row:
     """Returns the row of a training step."""
     config = overrides.read(NETWORKS[name][0], list(NETWORKS[name][1:]))
     crop = config.augment.crop if min(config.augment.crop) else config.data.canvas
@@ -111,17 +115,20 @@ def network(name: str, topology: topologies.Slice) -> Row:
         "crop": crop,
         "batch": BATCH,
         "dtype": config.model.dtype,
+        "quick": quick,
     }
     try:
-        return row | dataclasses.asdict(topologies.train_step(config, topology, crop, BATCH))
+        program = topologies.train_step(config, topology, crop, BATCH, quick=quick)
+        return row | dataclasses.asdict(program)
     except topologies.TooLargeError as error:
         return row | {"too_large": str(error)}
 
 
-def filtered(name: str, topology: topologies.Slice) -> Row:
+def filtered(name: str, topology: topologies.Slice, quick: bool) -> Row:
     """Returns the row of a filter of the CRF, on one chip."""
     kernels, options = crf.PRESETS["deeplab_v2_resnet101"], dict(FILTERS[name])
     row = {"topology": topology.name, "kind": "filter", "name": name, "crop": IMAGE, "batch": 1}
+    row["quick"] = quick
     if options.get("filter", "lattice") == "lattice":
         photograph = crf_benchmark.fit(crf_benchmark.photographs([])[0], IMAGE)
         options["capacity"] = row["capacity"] = crf.plan(photograph, kernels)
@@ -135,7 +142,7 @@ def filtered(name: str, topology: topologies.Slice) -> Row:
     counts = count(traced.jaxpr.jaxpr)
     row |= {what: counts[what] for what in ("products", "gathered", "scattered", "sorted")}
     try:
-        return row | dataclasses.asdict(topologies.compiled(traced.lower()))
+        return row | dataclasses.asdict(topologies.compiled(traced.lower(), quick=quick))
     except topologies.TooLargeError as error:
         return row | {"too_large": str(error)}
     except jax.errors.JaxRuntimeError as error:

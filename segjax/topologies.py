@@ -28,6 +28,11 @@ Past the largest slice, slices add up over the network of the data centre, whose
 counted: an upper bound. What model.remat computes a second time is counted. With train.rows, a
 batch is that of a group of chips, and the rows that they exchange are not counted."""
 
+QUICK = """\
+Compiled with the least effort: memory and traffic are larger than those of the step that will
+run."""
+
+LEAST = 9  # XLA's EFFORT_O0; JAX 0.10 takes the number alone
 HOP = 1e-6  # seconds; about, says jax-ml.github.io/scaling-book/sharding
 SCALES = (8, 16, 32, 64, 128, 256, 512, 1024)  # chips
 
@@ -152,14 +157,20 @@ def compile_only(topology: Slice) -> list[jax.Device]:
         raise ValueError(f"libtpu does not take {topology.name}: {error}") from error
 
 
-def compiled(lowered: jax.stages.Lowered) -> Program:
+def compiled(lowered: jax.stages.Lowered, *, quick: bool = False) -> Program:
     """Compiles a program for the slice for which it was lowered.
+
+    Args:
+      lowered: the program.
+      quick: with the compiler's least effort, many times faster; memory and traffic are then those
+        of a program that nobody would run, and larger.
 
     Raises:
       TooLargeError: it does not fit; the message is the compiler's.
     """
+    options = {"optimization_level": LEAST} if quick else {}
     try:
-        return Program.of(lowered.compile())
+        return Program.of(lowered.compile(compiler_options=options))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -167,7 +178,9 @@ def compiled(lowered: jax.stages.Lowered) -> Program:
         raise TooLargeError(line[max(line.find("Ran out"), 0) :]) from error
 
 
-def train_step(config: Config, topology: Slice, crop: tuple[int, int], batch: int) -> Program:
+def train_step(
+    config: Config, topology: Slice, crop: tuple[int, int], batch: int, *, quick: bool = False
+) -> Program:
     """Compiles the training step of a configuration for a slice; nothing is run or allocated.
 
     Args:
@@ -175,13 +188,14 @@ def train_step(config: Config, topology: Slice, crop: tuple[int, int], batch: in
       topology: of `find`.
       crop: height and width in pixels.
       batch: images per chip.
+      quick: see `compiled`.
 
     Raises:
       ValueError: see `compile_only`.
       TooLargeError: see `compiled`.
     """
     config = dataclasses.replace(config, compile=Compile(libraries=False))  # they are a CPU's
-    return compiled(plan.lower(config, crop, batch, compile_only(topology)))
+    return compiled(plan.lower(config, crop, batch, compile_only(topology)), quick=quick)
 
 
 def all_reduces(hlo: str) -> tuple[int, int]:

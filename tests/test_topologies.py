@@ -99,7 +99,7 @@ def test_efficiency_falls_with_the_chips_and_is_one_where_nothing_is_reduced():
 
 def test_what_does_not_fit_is_said_in_the_words_of_the_compiler():
     class Lowered:
-        def compile(self):
+        def compile(self, compiler_options):
             raise jax.errors.JaxRuntimeError(
                 "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total "
                 "memory required (23.50G) exceeds available HBM (15.75G).\nSee https://openxla.org"
@@ -120,13 +120,18 @@ def test_advice_is_what_the_configuration_has_left():
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_a_step_compiles_for_a_slice_that_is_not_there_by_both_engines():
-    made, other = (
+    made, other, quick = (
         topologies.train_step(
-            Config(model=Net(), train=Train(engine=engine)), topologies.find("v5e:2x2"), (32, 48), 2
+            Config(model=Net(), train=Train(engine=engine)),
+            topologies.find("v5e:2x2"),
+            (32, 48),
+            2,
+            quick=quick,
         )
-        for engine in ("pmap", "shard_map")
+        for engine, quick in (("pmap", False), ("shard_map", False), ("pmap", True))
     )
     assert made == other
+    assert quick.reduced == made.reduced and quick.traffic >= made.traffic
     parameters = 3 * 3 * 3 * 8 + 8 + 8 * 3 + 3
     assert made.all_reduces >= 2
     # gradients, the count of valid pixels, and the loss

@@ -17,7 +17,8 @@ EXAMPLES = """\
   segjax plan --config=segnet_camvid --crop 360x480 --batch 2 4 8 --config.model.dtype=bfloat16
   segjax plan --config=segnet_camvid --topology=v5e:4x4 --batch 4
 
-The last needs no TPU, only libtpu: pip install 'segjax[tpu]' on Linux. It takes minutes.
+The last needs no TPU, only libtpu: pip install 'segjax[tpu]' on Linux. It takes minutes; --quick
+less, and then more memory is shown than the step needs.
 """
 
 
@@ -29,6 +30,8 @@ def main(argv: Sequence[str]) -> None:
         command.error(f"unrecognized arguments: {' '.join(unknown)}")
     if arguments.topology and arguments.memory:
         command.error("--memory is for this machine; that of a --topology is known")
+    if arguments.quick and not arguments.topology:
+        command.error("--quick is for a --topology")
     import jax
     from rich.console import Console
 
@@ -56,7 +59,8 @@ def main(argv: Sequence[str]) -> None:
     if topology:
         cases = [(crop, batch) for crop in crops for batch in arguments.batch or [own]]
         log.console.print(f"compiling the training step for {topology.name}, {len(cases)} times...")
-        for text in _of_slice(config, topology, cases, f"{network} on {topology.name}"):
+        title = f"{network} on {topology.name}"
+        for text in _of_slice(config, topology, cases, title, arguments.quick):
             Console().print(text)
         return
     batches = arguments.batch or sorted({max(own // 2, 1), own, 2 * own})
@@ -67,7 +71,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _of_slice(
-    config: "Config", topology: "Slice", cases: Sequence[tuple[tuple[int, int], int]], title: str
+    config: "Config",
+    topology: "Slice",
+    cases: Sequence[tuple[tuple[int, int], int]],
+    title: str,
+    quick: bool,
 ) -> list["rich.table.Table | str"]:
     """Compiles the steps of crops and batches for a slice; returns a column for each, and notes."""
     import rich.table
@@ -81,7 +89,7 @@ def _of_slice(
     for (height, width), batch in cases:
         table.add_column(f"{height}x{width}, batch {batch}", justify="right")
         try:
-            program = topologies.train_step(config, topology, (height, width), batch)
+            program = topologies.train_step(config, topology, (height, width), batch, quick=quick)
             columns.append(_cells(program, topology))
         except topologies.TooLargeError as error:
             change = topologies.smaller(config, batch)
@@ -89,6 +97,8 @@ def _of_slice(
             columns.append({"fits": "no"})
     for name in max(columns, key=len):
         table.add_row(name, *(column.get(name, "") for column in columns))
+    if quick:
+        notes.append(topologies.QUICK.replace("\n", " "))
     return [table, *notes, topologies.ASSUMPTIONS.replace("\n", " ")]
 
 
@@ -136,5 +146,10 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--topology", metavar="NAME", help="a TPU slice that need not be there, as v5e:4x4"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="compile for the --topology with the least effort: faster, memory is overestimated",
     )
     return parser

@@ -23,7 +23,8 @@ def test_plan_prints_a_row_for_each_crop(capsys, config):
 
 @LOADER
 def test_plan_of_a_slice_says_what_fits_and_what_to_change(capsys, monkeypatch):
-    def train_step(config, topology, crop, batch):
+    def train_step(config, topology, crop, batch, quick):
+        assert quick
         if batch > 8:
             raise topologies.TooLargeError("Ran out of memory on HBM")
         return topologies.Program(197e9 * batch, 1e6, 3 * 2**30, 18, 10**7)
@@ -31,7 +32,7 @@ def test_plan_of_a_slice_says_what_fits_and_what_to_change(capsys, monkeypatch):
     monkeypatch.setattr(topologies, "compile_only", lambda topology: [])
     monkeypatch.setattr(topologies, "train_step", train_step)
     arguments = ["--config=configs/demo.py", "--topology=v5e:4x4", "--crop=64x64"]
-    assert cli.main(["plan", *arguments, "--batch", "8", "16"]) == 0
+    assert cli.main(["plan", *arguments, "--batch", "8", "16", "--quick"]) == 0
     printed, _ = said(capsys)
     words = " ".join(printed.replace("│", " ").split())
     assert "16 chips TPU v5e" in words and "fits yes no" in words
@@ -40,6 +41,7 @@ def test_plan_of_a_slice_says_what_fits_and_what_to_change(capsys, monkeypatch):
     assert "operations of all 16 chips 25,216.0 GFLOP" in words
     assert "batch 16 does not fit, write a smaller --batch or --config.model.dtype" in words
     assert "efficiency on 1,024 chips" in words and "nothing of it measured on a TPU" in words
+    assert "Compiled with the least effort" in words
 
 
 @LOADER
@@ -57,6 +59,7 @@ def test_plan_refuses_rows_that_no_run_could_have(capsys, monkeypatch, topology)
     [
         (["--config=nope.py"], "no such file; give a file, or one of crf_rnn_shapes, "),
         (["--config=configs/demo.py", "--config.train.batch_sise=3"], "batch_size"),
+        (["--config=configs/demo.py", "--quick"], "--quick is for a --topology"),
         (["--config=configs/demo.py", "--crop=12"], "write height x width"),
         (["--config=configs/demo.py", "--config.train.steps=0"], "train.steps is 0"),
         (["--config=configs/demo.py", "--topology=v5e:3x3"], "accepted are v5e and v6e with 2x2, "),
