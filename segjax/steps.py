@@ -180,7 +180,8 @@ def _sharded(
         axis_names={AXIS},
         check_vma=False,
     )
-    mapped = jit(mapped)
+    shardings = jax.tree.map(lambda spec: jax.sharding.NamedSharding(mesh, spec), out_specs)
+    mapped = jit(mapped, out_shardings=shardings)  # else the compiler may leave rows apart
     if jax.process_count() == 1:
         return mapped
 

@@ -89,12 +89,18 @@ def test_two_processes_train_evaluate_stop_together_and_one_goes_on(tmp_path, ca
     flags = ("--config.train.recompute_batch_stats=2", "--config.compile.libraries=False")
     flags += ("--config.optim.lr=0.01",)
     all_kept = ("--config.train.checkpoint_every=1", "--config.train.keep=30")
+    engine = "--config.train.engine=shard_map"
+    bands = start(
+        *(tmp_path / "bands", cache, 1, 2, *flags, engine, "--config.train.rows=2"),
+        "--config.augment.crop=(64, 48)",
+    )
     outputs = finish(start(undisturbed, cache, 30, 2, *flags, *all_kept))
     assert "process 0 of 2, 2 of 4 devices" in outputs[0]
-    scores = json.loads((undisturbed / "eval" / "000030.json").read_text())
-    assert scores["images"] == 5  # each image once, though two processes read them
+    finish(bands)
+    for scores in (undisturbed / "eval" / "000030.json", tmp_path / "bands/eval/000001.json"):
+        # Each image once, though two processes read them.
+        assert json.loads(scores.read_text())["images"] == 5
 
-    engine = "--config.train.engine=shard_map"
     first, second = start(stopped, cache, 30, 2, *flags, engine)
     until(first, "step 2 of 30")
     second.send_signal(signal.SIGINT)

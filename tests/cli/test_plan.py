@@ -59,7 +59,6 @@ def test_plan_refuses_rows_that_no_run_could_have(capsys, monkeypatch, topology)
     [
         (["--config=nope.py"], "no such file; give a file, or one of crf_rnn_shapes, "),
         (["--config=configs/demo.py", "--config.train.batch_sise=3"], "batch_size"),
-        (["--config=configs/demo.py", "--quick"], "--quick is for a --topology"),
         (["--config=configs/demo.py", "--crop=12"], "write height x width"),
         (["--config=configs/demo.py", "--config.train.steps=0"], "train.steps is 0"),
         (["--config=configs/demo.py", "--topology=v5e:3x3"], "accepted are v5e and v6e with 2x2, "),
@@ -67,4 +66,17 @@ def test_plan_refuses_rows_that_no_run_could_have(capsys, monkeypatch, topology)
 )
 def test_plan_names_mistakes(capsys, arguments, named):
     assert cli.main(["plan", *arguments]) == 2
+    assert named in said(capsys)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--quick"], "--quick is for a --topology"),
+        (["--topology=v5e:4x4", "--memory=16"], "--memory is for this machine"),
+    ],
+)
+def test_plan_refuses_options_that_would_do_nothing(capsys, arguments, named):
+    with pytest.raises(SystemExit):
+        cli.main(["plan", "--config=demo", *arguments])
     assert named in said(capsys)[1]
