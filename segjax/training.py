@@ -53,16 +53,18 @@ def train(
         )
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(signals.stop_signals())
+        link = hosts.link()
+        if link is not None:
+            compare(config, link)
         config, prepared = prepare(config)
         stop.begin()
         warn(config)
         weights = class_weights(config, prepared)
         about = metadata(config, prepared.dataset, weights)
-        link = hosts.link()
         session = link.session if link else ""
         owned = stack.enter_context(workdir_lib.only_one(workdir, session=session))
         if link is not None:
-            compare(config, prepared, link)
+            compare(config, link, prepared)
             link.same(workdir_lib.seen(workdir, link.session))
         checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, keep=config.train.keep))
         stack.enter_context(hosts.together())  # a checkpoint waits for all processes
@@ -261,11 +263,12 @@ def _from_data(config: Config, prepared: datasets.Prepared) -> Config:
     return dataclasses.replace(config, model=model, augment=augment)
 
 
-def compare(config: Config, prepared: datasets.Prepared, link: hosts.Link) -> None:
+def compare(config: Config, link: hosts.Link, prepared: datasets.Prepared | None = None) -> None:
     """Ends all processes, and says where they differ, unless they are about to do the same.
 
     Versions, devices, configuration (but not where this host has its data) and prepared data must
-    be alike.
+    be alike. All but the data is compared before they are prepared, too: of a cache in a bucket a
+    process would wait for ever for what the first one does not write.
     """
     environment = log.environment()
     values = {
@@ -279,7 +282,7 @@ def compare(config: Config, prepared: datasets.Prepared, link: hosts.Link) -> No
             if (part, field) not in (("data", "dir"), ("data", "cache"))
         },
     }
-    for split in prepared.folders:
+    for split in prepared.folders if prepared else ():
         values[f"images of {split}"] = len(prepared.source(split))
         values[f"canvas of {split}"] = prepared.canvas(split)
     link.same(values)

@@ -360,6 +360,20 @@ def test_all_processes_go_on_after_the_same_step(tmp_path, monkeypatch):
     assert told[-2] == {f"--workdir={tmp_path / 'run'}": "the run's", "last step": 0}
 
 
+def test_processes_are_compared_before_they_wait_for_data(tmp_path, monkeypatch):
+    def same(values):
+        raise InterruptedError(values["config.data.options"])
+
+    def never(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(hosts, "link", lambda: types.SimpleNamespace(same=same))
+    monkeypatch.setattr(datasets, "prepare", never)
+    config = settings(tmp_path, 1)
+    with pytest.raises(InterruptedError, match=config.data.options):
+        training.train(config, tmp_path / "run")
+
+
 def test_a_step_copies_nothing_and_the_run_tells_where_its_time_went(
     tmp_path, monkeypatch, capsys, caplog
 ):

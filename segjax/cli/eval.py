@@ -51,9 +51,10 @@ def score(arguments: argparse.Namespace, changes: Sequence[str]) -> None:
     link = hosts.link()
     if link is not None:
         link.same({**about, "--crf": arguments.crf, "--save": arguments.save})
+        training.compare(config, link)
     config, prepared = training.prepare(config, [split])
     if link is not None:
-        training.compare(config, prepared, link)
+        training.compare(config, link, prepared)
     dataset = prepared.dataset
     name = f"{split}_{run.step:06d}"
     if arguments.protocol != "whole":
