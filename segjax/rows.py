@@ -4,6 +4,7 @@ With `train.rows=R` each image lies on R devices, a band of its rows on each. Th
 the rows that a convolution needs of the next band; results are those of one device to rounding.
 """
 
+import collections
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -21,12 +22,14 @@ def mesh(devices: Sequence[jax.Device], rows: int = 1) -> jax.sharding.Mesh:
     """Lays devices out for batches, [D], or for batches and rows, [D / rows, rows].
 
     Raises:
-      ValueError: the devices cannot be divided into groups of `rows`.
+      ValueError: the devices of each process cannot be divided into groups of `rows`.
     """
-    if len(devices) % rows:
+    of_hosts = collections.Counter(device.process_index for device in devices)
+    if any(own % rows for own in of_hosts.values()):
+        where = " of each host" if len(of_hosts) > 1 else ""
         raise ValueError(
-            f"train.rows is {rows}, which does not divide the number of devices, {len(devices)}; "
-            "write --config.train.rows=1, or a number that does"
+            f"train.rows is {rows}, which does not divide the number of devices{where}, "
+            f"{min(of_hosts.values())}; write --config.train.rows=1, or a number that does"
         )
     devices = sorted(devices, key=lambda device: device.process_index)
     if rows == 1:

@@ -1,4 +1,5 @@
 import dataclasses
+import types
 
 import flax.linen as nn
 import jax
@@ -101,6 +102,10 @@ def test_devices_that_cannot_be_grouped_are_refused():
     rows.check(DeepLabV3(num_classes=19), (1024, 2048), 2)
     with pytest.raises(ValueError, match=r"number of devices, 4; .*rows=1"):
         rows.mesh(jax.devices()[:4], 3)
+    hosts = [types.SimpleNamespace(process_index=number // 4) for number in range(16)]
+    # Each process feeds whole images to its own devices.
+    with pytest.raises(ValueError, match="number of devices of each host, 4;"):
+        rows.mesh(hosts, 8)
 
 
 def test_a_plan_counts_images_for_each_group_of_devices():
