@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ ITEMS = ("state", "position", "metadata")  # folders of a checkpoint
 FILES = 40  # of a checkpoint, and their folders
 CHECKSUMS = "checksums.json"  # in the folder of a checkpoint: SHA-256 or MD5 of its files
 MD5 = 32  # digits of one
+ASIDE = 60.0  # seconds until all processes must see that a checkpoint was set aside
 COMMIT = "commit_success.txt"  # in a bucket, in a checkpoint that is complete
 Shape = tuple[int, ...] | None
 
@@ -264,7 +266,14 @@ class Checkpoints:
         return self._read(step, metadata=ocp.args.JsonRestore()).metadata
 
     def set_aside(self, step: int) -> pathlib.Path:
-        """Takes a damaged checkpoint out of the run, kept as `<step>.damaged`; returns its path."""
+        """Takes a damaged checkpoint out of the run, kept as `<step>.damaged`; returns its path.
+
+        The first process does it; the others wait until they see it, or would take the step for
+        saved when it is saved again, and leave the first one waiting for them.
+
+        Raises:
+          ValueError: the first process has not done it.
+        """
         aside = self._root / f"{step}.damaged"
         if jax.process_index() == 0:
             number = 1
@@ -274,6 +283,12 @@ class Checkpoints:
             scores = {other: values for other, values in self.scores().items() if other != step}
             files.write_json(self._root / SCORES, scores)
         self._manager.reload()
+        deadline = time.monotonic() + ASIDE
+        while step in self.steps():
+            if time.monotonic() > deadline:
+                raise ValueError(f"{self._root / str(step)} is damaged on this process alone")
+            time.sleep(0.1)
+            self._manager.reload()
         return aside
 
     def wait(self) -> None:

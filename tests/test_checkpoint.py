@@ -1,5 +1,6 @@
 import os
 import shutil
+import threading
 import types
 
 import jax
@@ -211,6 +212,23 @@ def test_a_damaged_checkpoint_is_set_aside_and_its_step_saved_again(tmp_path):
         save(checkpoints, 2, value=2)
     with checkpoint.Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.variables(2)["params"]["conv1"]["kernel"][0, 0] > 1
+
+
+def test_another_process_waits_until_a_damaged_checkpoint_is_set_aside(tmp_path, monkeypatch):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2, 3):
+            save(checkpoints, step)
+        monkeypatch.setattr(jax, "process_index", lambda *_: 1)
+        folder = tmp_path / "checkpoints"
+        first = threading.Timer(0.3, (folder / "3").rename, [folder / "3.damaged"])
+        first.start()
+        checkpoints.set_aside(3)
+        assert checkpoints.steps() == [1, 2], "it would not save step 3 again with the others"
+        first.join()
+        monkeypatch.setattr(checkpoint, "ASIDE", 0.2)
+        with pytest.raises(ValueError, match="2 is damaged on this process alone"):
+            checkpoints.set_aside(2)
+        monkeypatch.undo()
 
 
 def disk(monkeypatch, **changes):
