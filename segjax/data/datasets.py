@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import inspect
@@ -447,7 +448,7 @@ def _write(builder: SegmentationBuilder, final: pathlib.Path) -> bool:
             unfinished = final.with_name(f"{final.name}{own}.tmp")
             shutil.rmtree(unfinished, ignore_errors=True)
             try:
-                folder = builder.write(unfinished)
+                folder = _built(builder, unfinished)
                 write_json(folder / SUMMARY, _counted(builder, folder))
                 if alone or _damage(final):
                     folder.rename(final)
@@ -461,6 +462,17 @@ def _write(builder: SegmentationBuilder, final: pathlib.Path) -> bool:
     return True
 
 
+def _built(builder: SegmentationBuilder, folder: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of the records of a split, written; raises OSError where a disk fails."""
+    try:
+        return builder.write(folder)
+    except RuntimeError as error:  # of ArrayRecord: "...: No space left on device; writing FILE..."
+        reason, writing, _ = str(error).partition("; writing ")
+        if not writing:
+            raise
+        raise OSError(errno.EIO, reason.rpartition(": ")[2]) from error
+
+
 def _write_to_bucket(builder: SegmentationBuilder, final: pathlib.Path) -> None:
     """The same for a folder in a bucket, where nothing can be renamed: the summary comes last.
 
@@ -469,7 +481,7 @@ def _write_to_bucket(builder: SegmentationBuilder, final: pathlib.Path) -> None:
     if final.exists():
         _say_again(final)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = builder.write(pathlib.Path(temporary))
+        folder = _built(builder, pathlib.Path(temporary))
         if not _damage(final):  # another run was faster
             return
         for path in subfiles(folder):

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pathlib
+import resource
 import signal
 import socket
 import subprocess
@@ -221,6 +222,18 @@ def test_a_file_system_without_locks(own, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refuse)
     assert len(datasets.prepare(own, show=False).source("train")) == 9
     assert not list(pathlib.Path(own.cache).rglob("*.tmp"))
+
+
+def test_a_disk_without_room_for_the_records_is_named(shapes):
+    """ArrayRecord raises an error of its own; files may not grow here, in place of a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+    try:
+        with pytest.raises(DataError, match="cannot be written: File too large; make room"):
+            datasets.prepare(shapes, show=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(pathlib.Path(shapes.cache).rglob("*.tmp"))
 
 
 def test_a_cache_that_cannot_be_written_is_named(own, tmp_path):
