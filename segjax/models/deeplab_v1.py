@@ -102,12 +102,13 @@ class DeepLabV1(nn.Module):
     msc: tuple[str, ...] = ()  # maps with a multi-scale branch; all: tuple(MSC_STRIDES)
     body_width: int = 64  # channels of the first convolution
     dtype: str = "float32"
+    remat: bool = False  # see vgg.VGG16
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         if set(self.msc) - set(MSC_STRIDES):
             raise ValueError(f"msc={self.msc}: the maps with a branch are {tuple(MSC_STRIDES)}")
-        ends = VGG16(self.body_width, self.dtype, name="backbone")(image)
+        ends = VGG16(self.body_width, self.dtype, self.remat, name="backbone")(image)
         x = fc6_fc7(
             ends["pool5"], self.width, self.kernel_size, self.rate, train, self.dtype
         )  # [B, H/8, W/8, 1024]

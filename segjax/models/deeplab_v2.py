@@ -114,10 +114,11 @@ class DeepLabV2VGG(nn.Module):
     width: int = 1024  # channels of fc6 and fc7
     body_width: int = 64  # channels of the first convolution
     dtype: str = "float32"
+    remat: bool = False  # see vgg.VGG16
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        features = VGG16(self.body_width, self.dtype, name="backbone")(image)["pool5"]
+        features = VGG16(self.body_width, self.dtype, self.remat, name="backbone")(image)["pool5"]
         scores = []
         for i, rate in enumerate(self.rates, start=1):
             x = fc6_fc7(features, self.width, 3, rate, train, self.dtype, suffix=f"_{i}")

@@ -56,6 +56,10 @@ class Stage(nn.Module):
         return x
 
 
+def _stage(remat: bool) -> type[Stage]:
+    return nn.remat(Stage, static_argnums=2) if remat else Stage
+
+
 class Encoder(nn.Module):
     """The thirteen convolutions of VGG16 with BatchNorm, and five pools.
 
@@ -66,14 +70,16 @@ class Encoder(nn.Module):
     widths: tuple[int, ...]
     norm: Norm
     dtype: str
+    remat: bool = False  # see SegNet
 
     @nn.compact
     def __call__(
         self, x: jax.Array, train: bool, dropout: Callable[[jax.Array], jax.Array]
     ) -> tuple[jax.Array, list[Pool]]:
         pools = []
+        make = _stage(self.remat)
         for i, (width, depth) in enumerate(zip(self.widths, DEPTHS), start=1):
-            stage = Stage(
+            stage = make(
                 (width,) * depth,
                 tuple(range(1, depth + 1)),
                 self.norm,
@@ -97,6 +103,7 @@ class Decoder(nn.Module):
     widths: tuple[int, ...]
     norm: Norm
     dtype: str
+    remat: bool = False  # see SegNet
 
     @nn.compact
     def __call__(
@@ -106,11 +113,12 @@ class Decoder(nn.Module):
         train: bool,
         dropout: Callable[[jax.Array], jax.Array],
     ) -> jax.Array:
+        make = _stage(self.remat)
         for i in (5, 4, 3, 2, 1):
             width, depth = self.widths[i - 1], DEPTHS[i - 1]
             features = (width,) * (depth - 1) + self.widths[i - 2 : i - 1]
             numbers = tuple(range(depth, depth - len(features), -1))
-            stage = Stage(features, numbers, self.norm, self.dtype, name=f"stage{i}")
+            stage = make(features, numbers, self.norm, self.dtype, name=f"stage{i}")
             x = stage(_unpool(x, pools[i - 1]), train)
             x = dropout(x) if i >= 3 else x
         return x
@@ -134,14 +142,15 @@ class SegNet(nn.Module):
     dropout: float = 0.0  # probability that an activation is dropped
     norm: Norm = dataclasses.field(default_factory=Norm)
     dtype: str = "float32"
+    remat: bool = False  # the backward pass computes the stages again instead of keeping their maps
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         check_image(image)
         dropout = _dropout(self, train)
-        encoder = Encoder(self.widths, self.norm, self.dtype, name="encoder")
+        encoder = Encoder(self.widths, self.norm, self.dtype, self.remat, name="encoder")
         x, pools = encoder(image, train, dropout)
-        decoder = Decoder(self.widths, self.norm, self.dtype, name="decoder")
+        decoder = Decoder(self.widths, self.norm, self.dtype, self.remat, name="decoder")
         x = decoder(x, pools, train, dropout)
         logits = _conv(self.num_classes, 3, self.dtype, "classifier")(x)
         return {"logits": logits.astype(jnp.float32)}

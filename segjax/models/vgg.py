@@ -43,15 +43,17 @@ class VGG16(nn.Module):
 
     width: int = 64  # channels of the first stage
     dtype: str = "float32"
+    remat: bool = False  # the backward pass computes the stages again instead of keeping their maps
 
     @nn.compact
     def __call__(self, image: jax.Array) -> dict[str, jax.Array]:
         check_image(image)
         x = image
         ends = {}
+        make = nn.remat(ConvStack) if self.remat else ConvStack
         for i, stage in enumerate(STAGES, start=1):
             features = tuple(f * self.width // 64 for f in stage)
-            x = ConvStack(features, rate=2 if i == 5 else 1, dtype=self.dtype, name=f"stage{i}")(x)
+            x = make(features, rate=2 if i == 5 else 1, dtype=self.dtype, name=f"stage{i}")(x)
             x = max_pool(x, 3, stride=2 if i <= 3 else 1, padding=1, ceil_mode=True)
             ends[f"pool{i}"] = x
         return ends

@@ -88,7 +88,7 @@ def test_any_size(net, size):
 
 
 @pytest.mark.parametrize(
-    "net", [net for net in NETS if hasattr(net, "remat")], ids=lambda net: type(net).__name__
+    "net", [net for net in ALL if hasattr(net, "remat")], ids=lambda net: type(net).__name__
 )
 def test_remat_reaches_the_backbone_and_changes_no_variable(net):
     image = jax.ShapeDtypeStruct((1, 33, 33, 3), jnp.float32)
@@ -98,6 +98,36 @@ def test_remat_reaches_the_backbone_and_changes_no_variable(net):
     apply = jax.make_jaxpr(functools.partial(again.apply, mutable=["batch_stats"], train=True))
     rngs = {"dropout": jax.random.key(0)}
     assert "remat" in str(apply(variables, image, rngs=rngs))
+
+
+@pytest.mark.parametrize(
+    "net",
+    [SegNet(num_classes=4, widths=(4,) * 5), DeepLabV1(num_classes=4, width=8, body_width=8)],
+    ids=lambda net: type(net).__name__,
+)
+def test_stages_that_are_computed_again_have_the_same_gradients(net):
+    image = jax.random.normal(jax.random.key(0), (2, 32, 40, 3))
+    variables = random_variables(net, image)
+
+    def gradients(net, params):
+        def loss(params):
+            both = {**variables, "params": params}
+            rngs = {"dropout": jax.random.key(2)}
+            out, changed = net.apply(both, image, train=True, mutable=["batch_stats"], rngs=rngs)
+            return jnp.square(out["logits"]).sum(), changed
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    expected, got = (
+        jax.jit(functools.partial(gradients, net)).lower(variables["params"])
+        for net in (net, net.clone(remat=True))
+    )
+    convolutions = [lowered.as_text().count("stablehlo.convolution") for lowered in (expected, got)]
+    assert convolutions[1] > convolutions[0]
+    expected, got = (lowered.compile()(variables["params"]) for lowered in (expected, got))
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
 
 
 @pytest.mark.parametrize("net", ALL, ids=lambda net: type(net).__name__)
