@@ -67,6 +67,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["segjax.training", "segjax.cli.overrides", "tensorboardX"])
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SAME = "the same command goes on to the same bits"
+NOT_MOUNTED = "not run: only root can mount a tmpfs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,12 +283,10 @@ def disk(bench: Bench, _: int) -> Iterator[Row]:
     }
     for i, (done, limit) in enumerate(limits.items()):
         disk, happens = bench.folder / f"disk{i}", f"one error names the room there is; {SAME}"
-        disk.mkdir()
-        mount = ("mount", "-t", "tmpfs", "-o", limit, "tmpfs", str(disk))
-        if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-            yield Row(done, happens, "not run: only root can mount a tmpfs", None)
-            continue
-        try:
+        with small(disk, limit) as mounted:
+            if not mounted:
+                yield Row(done, happens, NOT_MOUNTED, None)
+                continue
             workdir = disk / "run"
             run = bench.start(workdir)
             full = run.end() == 2 and "cannot be written: a checkpoint" in run.text()
@@ -299,7 +298,18 @@ def disk(bench: Bench, _: int) -> Iterator[Row]:
             subprocess.run(["mount", "-o", more, str(disk)], check=True)
             same, _ = bench.goes_on(workdir)
             yield Row(done, f"{happens} when there is room", f"{lost} steps", full and same)
-        finally:
+
+
+@contextlib.contextmanager
+def small(disk: pathlib.Path, limit: str) -> Iterator[bool]:
+    """Mounts a tmpfs with an option that limits it; yields whether that can be done."""
+    disk.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", limit, "tmpfs", str(disk))
+    mounted = not (os.geteuid() or subprocess.run(mount, capture_output=True).returncode)
+    try:
+        yield mounted
+    finally:
+        if mounted:
             subprocess.run(["umount", str(disk)], check=True)
 
 
@@ -366,6 +376,18 @@ def cache(bench: Bench, _: int) -> Iterator[Row]:
     same, _ = bench.goes_on(bench.folder / "after_half", own("half"))
     yield Row("`kill -9` while the data are prepared", SAME, "what was prepared", half and same)
 
+    done, disk = "the disk full while the data are prepared", bench.folder / "small"
+    happens = f"one error names the folder; {SAME} when there is room"
+    with small(disk, "size=20k") as mounted:
+        run = bench.start(bench.folder / "after_full", own("small"))
+        held = run.end() == 2 and "cannot be written: No space left on device" in run.text()
+        held &= "Traceback" not in run.text()
+        if mounted:
+            subprocess.run(["mount", "-o", "remount,size=1g", str(disk)], check=True)
+        same, _ = bench.goes_on(bench.folder / "after_full", own("small"))
+        held &= same
+        yield Row(done, happens, "nothing" if mounted else NOT_MOUNTED, held if mounted else None)
+
     both = [bench.start(bench.folder / f"both{i}", own("both")) for i in range(2)]
     held = all([run.end() == 0 for run in both])
     held &= all(bench.same(bench.folder / f"both{i}") for i in range(2))
@@ -386,6 +408,24 @@ def signals(bench: Bench, _: int) -> Iterator[Row]:
         same, _ = bench.goes_on(workdir)
         happens = f"the step is finished and saved, exit code {128 + number}; {SAME}"
         yield Row(number.name, happens, f"{lost} steps", held and same)
+    workdir = bench.folder / "early"
+    run = bench.start(workdir)
+    run.says("statistics will be poor")  # said before the step is compiled
+    run.send(signal.SIGINT)
+    held = run.end() == 130 and "Traceback" not in run.text() and not computed(workdir)
+    same, _ = bench.goes_on(workdir)
+    yield Row("Ctrl-C before the first step", f"it ends; {SAME}", "nothing", held and same)
+    workdir = bench.folder / "twice"
+    run = bench.start(workdir)
+    run.says(f"step 5 of {STEPS}")
+    for _ in range(2):
+        run.send(signal.SIGTERM)
+        time.sleep(0.01)
+    held = run.end() == 143 and "Traceback" not in run.text()
+    lost = computed(workdir) - newest(workdir)
+    same, _ = bench.goes_on(workdir)
+    happens = f"it ends at once, exit code 143; {SAME}"
+    yield Row("SIGTERM twice", happens, f"{lost} steps, those since a checkpoint", held and same)
     for number in SIGNALS:
         workdir = bench.folder / f"two_{number.name}"
         both = two(bench, workdir)
