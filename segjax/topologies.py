@@ -29,8 +29,8 @@ counted: an upper bound. What model.remat computes a second time is counted. Wit
 batch is that of a group of chips, and the rows that they exchange are not counted."""
 
 QUICK = """\
-Compiled with the least effort: memory and traffic are larger than those of the step that will
-run."""
+Compiled with the least effort: the step that will run needs less memory, and its traffic is
+somewhat different."""
 
 LEAST = 9  # XLA's EFFORT_O0; JAX 0.10 takes the number alone
 HOP = 1e-6  # seconds; about, says jax-ml.github.io/scaling-book/sharding
@@ -163,7 +163,7 @@ def compiled(lowered: jax.stages.Lowered, *, quick: bool = False) -> Program:
     Args:
       lowered: the program.
       quick: with the compiler's least effort, many times faster; memory and traffic are then those
-        of a program that nobody would run, and larger.
+        of a program that nobody would run, which needs more memory.
 
     Raises:
       TooLargeError: it does not fit; the message is the compiler's.
