@@ -200,6 +200,7 @@ def test_wrong_dictionaries_and_names_are_explained(change, named):
         overrides.read("demo", [f"--config.{change}"])
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of Python
 def test_of_a_field_that_is_given_twice_the_last_counts():
     twice = ("--config.augment.crop=(32, 48)", "--config.augment.crop=(64, 64)")
     assert overrides.read("demo", twice).augment.crop == (64, 64)
