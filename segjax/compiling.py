@@ -84,8 +84,8 @@ def matrix_units() -> bool:
 
 
 def narrow() -> bool:
-    """Returns whether the processor is known to have no AVX-512."""
-    return bool(_processor()) and "avx512f" not in _processor()
+    """Returns whether the processor's widest instructions are AVX2, as far as Linux tells."""
+    return "avx2" in _processor() and "avx512f" not in _processor()
 
 
 @functools.cache

@@ -30,7 +30,7 @@ batch is that of a group of chips, and the rows that they exchange are not count
 
 QUICK = """\
 Compiled with the least effort: the step that will run needs less memory, and its traffic is
-somewhat different."""
+somewhat different. What does not fit here may fit without --quick."""
 
 LEAST = 9  # XLA's EFFORT_O0; JAX 0.10 takes the number alone
 HOP = 1e-6  # seconds; about, says jax-ml.github.io/scaling-book/sharding

@@ -99,7 +99,7 @@ def test_training_leaves_the_cache_where_onednn_is_faster(cache_folder, monkeypa
         jax.config.update("jax_enable_compilation_cache", before)
 
 
-@pytest.mark.parametrize("flags", ["avx2 fma", "avx2 avx512f fma", ""])
+@pytest.mark.parametrize("flags", ["avx2 fma", "avx2 avx512f fma", "asimd", ""])
 def test_only_training_without_avx512_leaves_onednn(monkeypatch, flags):
     monkeypatch.setattr(compiling, "_processor", lambda: flags)
     monkeypatch.setattr(compiling, "_compiled", lambda chosen: "onednn" if chosen else "")

@@ -41,7 +41,7 @@ def test_plan_of_a_slice_says_what_fits_and_what_to_change(capsys, monkeypatch):
     assert "operations of all 16 chips 25,216.0 GFLOP" in words
     assert "batch 16 does not fit, write a smaller --batch or --config.model.dtype" in words
     assert "efficiency on 1,024 chips" in words and "nothing of it measured on a TPU" in words
-    assert "Compiled with the least effort" in words
+    assert "Compiled with the least effort" in words and "may fit without --quick" in words
 
 
 @LOADER
