@@ -22,6 +22,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 PARAMETERS = {
     "segnet_basic_camvid": 1_416_587,
+    "segnet_basic_camvid_crops": 1_416_587,
     "segnet_camvid": 29_449_355,
     "crf_rnn_shapes": 356_935,
     "crf_rnn_voc": 20_505_429,

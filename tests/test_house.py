@@ -31,6 +31,7 @@ RULES: dict[str, set[str]] = {
     "segjax/ops": allow("jax numpy", "ops"),
     "segjax/crf": allow("jax numpy", "crf"),
     "segjax/models": allow("jax flax", "compiling models ops"),
+    "segjax/models/atrous.py": allow("numpy"),
     "segjax/config.py": allow(),
     "segjax/compiling.py": allow("jax"),
     "segjax/devices.py": allow(),

@@ -57,8 +57,10 @@ def test_the_forms_are_equal_to_the_bit(height, width, rate, dtype):
     run = jax.jit(lambda x, k: {name: f(x, k, rate=rate) for name, f in atrous.FORMS.items()})
     forms = run(x, kernel)
     assert jnp.abs(forms["native"]).max() > 5
-    for y in forms.values():
+    for form, y in forms.items():
         assert y.dtype == dtype
+        if form == "fourier":  # whose waves are rounded
+            y = jnp.round(y.astype(jnp.float32)).astype(dtype)
         np.testing.assert_array_equal(y, forms["native"])
 
 
@@ -107,6 +109,43 @@ def test_training_without_avx512_goes_by_taps_from_a_lower_rate(monkeypatch):
         assert by_taps == [rate for rate in (6, 12) if rate >= lowest]
 
 
+@pytest.mark.parametrize("side", [24, 25])
+def test_fourier_transforms_of_many_tiles(monkeypatch, side):
+    """More tiles than one in both directions, none of which ends with the map; an odd side too."""
+    monkeypatch.setattr(atrous, "TILE", side)
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, kernel = jax.random.normal(keys[0], (2, 41, 60, 5)), jax.random.normal(keys[1], (7, 5, 5, 4))
+    grad = jax.random.normal(keys[2], (2, 41, 60, 4))
+
+    def results(form, x, kernel, grad):
+        y, gradients = jax.vjp(functools.partial(atrous.FORMS[form], rate=1), x, kernel)
+        return y, *gradients(grad)
+
+    ways = [
+        jax.jit(functools.partial(results, form))(x, kernel, grad) for form in ("native", "fourier")
+    ]
+    for expected, found in zip(*ways, strict=True):
+        bound = 5e-6 * float(jnp.abs(expected).max())
+        np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
+
+
+def test_training_without_avx512_convolves_large_kernels_by_fourier_transforms(monkeypatch):
+    def convolutions(size: int, features: int, height: int = 60) -> int:
+        x = jax.ShapeDtypeStruct((1, height, 64, features), jnp.float32)
+        kernel = jax.ShapeDtypeStruct((size, size, features, features), jnp.float32)
+        fastest = jax.jit(functools.partial(atrous.conv_fastest, rate=1))
+        jax.clear_caches()
+        return fastest.lower(x, kernel).as_text().count("stablehlo.convolution")
+
+    monkeypatch.setattr(compiling, "narrow", lambda: True)
+    assert convolutions(7, 64) == 1
+    monkeypatch.setattr(compiling, "training", lambda: True)
+    assert convolutions(7, 64) == 0
+    assert convolutions(3, 64) == convolutions(7, 32) == convolutions(7, 64, height=59) == 1
+    monkeypatch.setattr(compiling, "narrow", lambda: False)
+    assert convolutions(7, 64) == 1
+
+
 def test_the_fastest_form_is_exported_for_other_devices_and_any_size():
     fastest = jax.jit(functools.partial(atrous.conv_fastest, rate=12))
     x = jax.random.normal(jax.random.key(0), (1, 15, 14, 2))
@@ -126,7 +165,7 @@ def test_gradients_of_the_forms_agree():
         loss = lambda x, kernel: jnp.sum(jnp.sin(atrous.FORMS[form](x, kernel, rate=3)))
         return jax.jit(jax.grad(loss, argnums=(0, 1)))(x, kernel)
 
-    for form in ("batch", "taps"):
+    for form in ("batch", "taps", "fourier"):
         for expected, found in zip(gradients("native"), gradients(form), strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
