@@ -30,7 +30,7 @@ def get_config() -> Config:
             no_decay=(r"(conv[^/]*|classifier)/bias$",),
         ),
         train=Train(
-            steps=2_000,
+            steps=1_800,
             batch_size=4,
             eval_every=500,
             checkpoint_every=100,
