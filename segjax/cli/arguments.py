@@ -14,7 +14,7 @@ COMMANDS = {  # in the order of use
     "report": "write report.html of a run anew",
     "predict": "write the label maps of pictures",
     "export": "write a network as one StableHLO program for any size",
-    "convert": "convert a published file of weights",
+    "convert": "convert a published file of weights, or a run, into weights alone",
 }
 
 CRF_HELP = (

@@ -1,8 +1,8 @@
-"""segjax convert: a published file of weights in segjax's own form.
+"""segjax convert: a published file of weights, or a run of one's own, in segjax's own form.
 
 The folder holds weights.safetensors and config.json: the network with its fields, the
 normalisation its images need, how its logits are upsampled, the classes, and where the weights are
-from.
+from. Of a run that is all that predicting takes, a small part of its checkpoint.
 """
 
 import argparse
@@ -16,20 +16,28 @@ from segjax.cli import arguments as shared
 
 EXAMPLES = """\
   segjax convert pspnet50_ade20k.pth weights/pspnet50_ade20k --dataset=ade20k
+  segjax convert runs/a weights/a --dtype=bfloat16
   segjax convert --sources
 """
 
 
 def main(argv: Sequence[str]) -> None:
     """Writes the folder and prints what went into it."""
-    arguments = parser().parse_args(argv)
-    convert(arguments.file, arguments.folder, arguments.source, arguments.dataset, arguments.seed)
+    given = parser().parse_args(argv)
+    from segjax import paths, workdir
+
+    if workdir.holds_checkpoints(paths.of(given.file)):
+        share(given.file, given.folder, given.step, given.dtype)
+    else:
+        convert(given.file, given.folder, given.source, given.dataset, given.seed, given.dtype)
 
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the arguments."""
     parser = shared.parser("convert", EXAMPLES)
-    parser.add_argument("file", help=".pth, .pt, .safetensors, .npz or .caffemodel")
+    parser.add_argument(
+        "file", help=".pth, .pt, .safetensors, .npz or .caffemodel; or the folder of a run"
+    )
     parser.add_argument("folder", help="is made when missing")
     parser.add_argument(
         "--source",
@@ -47,6 +55,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the filters drawn from VGG16's fc6 and fc7 [0]"
     )
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="in which the weights are written; bfloat16 takes half the space [float32]",
+    )
+    shared.step(parser)
     return parser
 
 
@@ -64,7 +79,41 @@ class _Sources(argparse.Action):
         parser.exit()
 
 
-def convert(file: str, folder: str, source: str, dataset: str | None, seed: int) -> None:
+def share(run: str, folder: str, step: str, dtype: str) -> None:
+    """Writes all of a run that predicting takes, and where it comes from.
+
+    Args:
+      run: its folder.
+      folder: to be written.
+      step: "best", "latest" or a number.
+      dtype: of the weights in the file.
+
+    Raises:
+      ValueError: there is no such checkpoint, or it is damaged.
+    """
+    from segjax import checkpoint, files, paths, pretrained, workdir
+
+    home, number, variables, metadata = workdir.read(paths.absolute(run), step)
+    config = metadata["config"]
+    config["data"]["dir"] = config["train"]["init_from"] = ""  # of the machine it was trained on
+    with checkpoint.Checkpoints(home, read_only=True) as checkpoints:
+        scores = checkpoints.scores().get(number, {})
+    metadata["provenance"] = {
+        "run": home.name,
+        "step": number,
+        "scores": scores,
+        "dtype": dtype,
+        **_written(),
+    }
+    pretrained.save_weights(folder, variables, metadata, dtype=dtype)
+    if (home / workdir.TUNED).exists():
+        files.write_text(paths.of(folder) / workdir.TUNED, (home / workdir.TUNED).read_text())
+    print(f"{run}: step {number}\nwritten to {folder}")
+
+
+def convert(
+    file: str, folder: str, source: str, dataset: str | None, seed: int, dtype: str
+) -> None:
     """Writes the folder and prints what went into it.
 
     Args:
@@ -73,6 +122,7 @@ def convert(file: str, folder: str, source: str, dataset: str | None, seed: int)
       source: a key of `pretrained.SOURCES`, or "auto".
       dataset: whose classes they predict, a key of `datasets.DATASETS`; None: not told.
       seed: of filters that are drawn.
+      dtype: of the weights in the file.
 
     Raises:
       ValueError: the file is none that is known, or the data set has other classes.
@@ -91,8 +141,7 @@ def convert(file: str, folder: str, source: str, dataset: str | None, seed: int)
             "source": next(key for key, s in pretrained.SOURCES.items() if s is chosen),
             "about": chosen.about,
             "seed": seed,
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "segjax": segjax.__version__,
+            **_written(),
         },
         "config": {
             "input": config_lib.to_dict(chosen.input),
@@ -116,5 +165,10 @@ def convert(file: str, folder: str, source: str, dataset: str | None, seed: int)
             "classes": list(known.classes),
             "palette": [list(colour) for colour in known.palette],
         }
-    pretrained.save_weights(folder, variables, metadata)
+    pretrained.save_weights(folder, variables, metadata, dtype=dtype)
     print(f"{file}: {chosen.about}\n{report}\nwritten to {folder}")
+
+
+def _written() -> dict[str, str]:
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"date": date, "segjax": segjax.__version__}

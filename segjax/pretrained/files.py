@@ -60,7 +60,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def save_weights(
-    path: str | os.PathLike[str], variables: dict[str, Any], metadata: dict[str, Any]
+    path: str | os.PathLike[str],
+    variables: dict[str, Any],
+    metadata: dict[str, Any],
+    *,
+    dtype: str = "float32",
 ) -> None:
     """Writes variables and what is to be known about them into a folder.
 
@@ -72,12 +76,14 @@ def save_weights(
       path: of the folder; made when missing.
       variables: pytree of nested dictionaries.
       metadata: JSON values.
+      dtype: in which floats are written; "bfloat16" halves the file.
     """
     folder = paths.of(path)
     arrays = {
         name: np.ascontiguousarray(jax.device_get(leaf))
         for name, leaf in flatten(variables).items()
     }
+    arrays = {k: v.astype(dtype) if v.dtype.kind == "f" else v for k, v in arrays.items()}
     weights = safetensors.numpy.save(arrays)
     text = json.dumps({**metadata, "weights_sha256": hashlib.sha256(weights).hexdigest()}, indent=2)
     write_bytes(folder / WEIGHTS, weights)
@@ -86,6 +92,8 @@ def save_weights(
 
 def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the variables, nested dictionaries of numpy arrays, and the metadata of a folder.
+
+    Floats are float32, whatever they were written in.
 
     Raises:
       ValueError: the folder was not written by `save_weights`, or not completely.
@@ -107,10 +115,7 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
             f"{folder / WEIGHTS} is not the file that {CONFIG} describes: one of them was damaged "
             "or replaced; write the folder again"
         )
-    try:
-        return unflatten(safetensors.numpy.load(content)), metadata
-    except (safetensors.SafetensorError, KeyError) as error:
-        raise ValueError(f"{folder / WEIGHTS} is not a file of segjax weights: {error}") from error
+    return unflatten(read(folder)), metadata
 
 
 def flatten(tree: Any) -> dict[str, Any]:

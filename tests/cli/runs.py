@@ -14,7 +14,8 @@ from segjax.models import SegNetBasic
 def save_run(folder, classes, palette):
     """A run of a small network with random weights."""
     model = SegNetBasic(num_classes=len(classes), width=4)
-    config = Config(model=model, data=Data(canvas=(64, 96)), input=Input(mean=(9.0, 9.0, 9.0)))
+    data = Data(dir=str(folder.parent / "data"), canvas=(64, 96))
+    config = Config(model=model, data=data, input=Input(mean=(9.0, 9.0, 9.0)))
     variables = state.init_variables(model, jax.random.key(0), (32, 32))
     tx = state.transformation(config, variables["params"])
     (folder / "checkpoints").mkdir(parents=True)

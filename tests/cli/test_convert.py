@@ -1,10 +1,15 @@
 """segjax convert."""
 
+import json
+
+import jax
+import numpy as np
 import pytest
 
-from segjax import pretrained
+import segjax
+from segjax import pretrained, workdir
 from segjax.cli import main as cli
-from tests.cli.runs import said
+from tests.cli.runs import picture, said, save_run
 
 
 def test_sources_are_listed(capsys):
@@ -21,3 +26,38 @@ def test_mistakes_are_named(tmp_path, capsys):
     assert "weights.npz does not exist" in said(capsys)[1]
     assert cli.main(["convert", weights, out, "--dataset=voc"]) == 2
     assert "--dataset=voc; accepted are ade20k, camvid, " in said(capsys)[1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_becomes_weights_that_predict_as_it_does(tmp_path, capsys, dtype):
+    run = save_run(tmp_path / "run", ["road", "car"], [[128, 64, 128], [64, 0, 128]])
+    tuned = {"w1": 4.0, "alpha": 40.0, "beta": 5.0, "w2": 3.0, "gamma": 3.0}
+    (run / workdir.TUNED).write_text(json.dumps(tuned))
+    assert not cli.main(["convert", str(run), str(tmp_path / "w"), f"--dtype={dtype}"])
+    assert "step 3" in said(capsys)[0]
+    before, after = workdir.open_run(run), workdir.open_run(tmp_path / "w")
+    assert (after.classes, after.palette, after.crfs) == (
+        before.classes,
+        before.palette,
+        before.crfs,
+    )
+    for old, new in zip(*map(jax.tree.leaves, (before.variables, after.variables)), strict=True):
+        assert new.dtype == np.float32
+        np.testing.assert_array_equal(new, old.astype(dtype).astype(np.float32))
+    size = (tmp_path / "w" / "weights.safetensors").stat().st_size
+    count = sum(leaf.size for leaf in jax.tree.leaves(before.variables))
+    assert size < {"float32": 4, "bfloat16": 2}[dtype] * count + 4096
+    file = picture(tmp_path / "a.png")
+    same = segjax.load(run)(file).labels == segjax.load(tmp_path / "w")(file).labels
+    assert same.mean() > (0.999 if dtype == "float32" else 0.9)
+
+
+def test_weights_of_a_run_tell_where_they_come_from_and_no_folder_of_the_machine(tmp_path):
+    run = save_run(tmp_path / "run", ["road", "car"], [[128, 64, 128], [64, 0, 128]])
+    (run / "checkpoints" / "scores.json").write_text('{"3": {"mean_iou": 0.5}}')
+    cli.main(["convert", str(run), str(tmp_path / "w")])
+    text = (tmp_path / "w" / "config.json").read_text()
+    found = json.loads(text)["provenance"]
+    assert (found["run"], found["step"], found["scores"]) == ("run", 3, {"mean_iou": 0.5})
+    assert str(tmp_path) not in text
+    assert cli.main(["convert", str(run), str(tmp_path / "v"), "--step=4"]) == 2
