@@ -30,9 +30,9 @@ def get_config() -> Config:
             no_decay=(r"(conv[^/]*|classifier)/bias$",),
         ),
         train=Train(
-            steps=1_800,
+            steps=1_600,
             batch_size=4,
-            eval_every=500,
+            eval_every=400,
             checkpoint_every=100,
             recompute_batch_stats=100,
         ),
