@@ -217,6 +217,16 @@ def test_commands_read_a_run_in_a_bucket_and_write_to_it(runs, tmp_path, capsys)
     assert "val_000006" in page and "data:image/png" in page
 
 
+def test_a_run_in_a_bucket_is_converted_into_it(runs, bucket, capsys):
+    assert cli.main(["convert", "gs://bucket/run", "gs://bucket/shared"]) == 0
+    run, shared = (workdir.open_run(bucket / name) for name in ("run", "shared"))
+    jax.tree.map(np.testing.assert_array_equal, shared.variables, run.variables)
+    about = json.loads((bucket / "shared" / "config.json").read_text())["provenance"]
+    assert (about["run"], about["step"]) == ("run", run.step)
+    assert cli.main(["convert", "gs://bucket/run", "gs://bucket/run/"]) == 2
+    assert "is a run, which would be read as weights" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def started(runs):
     """The state of a run that starts from the weights of the run in the bucket."""

@@ -23,10 +23,20 @@ EXAMPLES = """\
 
 def main(argv: Sequence[str]) -> None:
     """Writes the folder and prints what went into it."""
-    given = parser().parse_args(argv)
+    command = parser()
+    given = command.parse_args(argv)
     from segjax import paths, workdir
 
-    if workdir.holds_checkpoints(paths.of(given.file)):
+    is_run = workdir.holds_checkpoints(paths.absolute(given.file))
+    for name in ("source", "dataset", "seed") if is_run else ("step",):
+        if getattr(given, name) != command.get_default(name):
+            command.error(f"--{name} is for a {'published file' if is_run else 'run'}")
+    if workdir.holds_checkpoints(paths.absolute(given.folder)):
+        raise ValueError(
+            f"{given.folder} is a run, which would be read as weights from then on; give another "
+            "folder"
+        )
+    if is_run:
         share(given.file, given.folder, given.step, given.dtype)
     else:
         convert(given.file, given.folder, given.source, given.dataset, given.seed, given.dtype)
@@ -89,26 +99,41 @@ def share(run: str, folder: str, step: str, dtype: str) -> None:
       dtype: of the weights in the file.
 
     Raises:
-      ValueError: there is no such checkpoint, or it is damaged.
+      ValueError: there is no such checkpoint, it is damaged or no network of segjax, or the folder
+        holds a tuned CRF of other weights.
     """
     from segjax import checkpoint, files, paths, pretrained, workdir
+    from segjax import config as config_lib
 
-    home, number, variables, metadata = workdir.read(paths.absolute(run), step)
-    config = metadata["config"]
+    found = workdir.open_run(run, step)
+    if found.step is None:
+        raise ValueError(f"{run} is in segjax's own form already")
+    tuned, old = found.folder / workdir.TUNED, paths.of(folder) / workdir.TUNED
+    if old.exists() and not tuned.exists():
+        raise ValueError(f"{old} was tuned for other weights; remove it or give another folder")
+    with checkpoint.Checkpoints(found.folder, read_only=True) as checkpoints:
+        scores = checkpoints.scores().get(found.step, {})
+    config = config_lib.to_dict(found.config)
     config["data"]["dir"] = config["train"]["init_from"] = ""  # of the machine it was trained on
-    with checkpoint.Checkpoints(home, read_only=True) as checkpoints:
-        scores = checkpoints.scores().get(number, {})
-    metadata["provenance"] = {
-        "run": home.name,
-        "step": number,
-        "scores": scores,
-        "dtype": dtype,
-        **_written(),
+    weights = found.class_weights
+    metadata = {
+        "provenance": {
+            "run": found.folder.resolve().name,
+            "step": found.step,
+            "scores": scores,
+            "dtype": dtype,
+            **_written(),
+        },
+        "config": config,
+        "dataset": found.config.data.name,
+        "classes": found.classes,
+        "palette": found.palette,
+        "class_weights": None if weights is None else weights.tolist(),
     }
-    pretrained.save_weights(folder, variables, metadata, dtype=dtype)
-    if (home / workdir.TUNED).exists():
-        files.write_text(paths.of(folder) / workdir.TUNED, (home / workdir.TUNED).read_text())
-    print(f"{run}: step {number}\nwritten to {folder}")
+    pretrained.save_weights(folder, found.variables, metadata, dtype=dtype)
+    if tuned.exists():
+        files.write_text(old, tuned.read_text())
+    print(f"{run}: step {found.step}\nwritten to {folder}")
 
 
 def convert(

@@ -32,7 +32,7 @@ def conv_same(x: jax.Array, kernel: jax.Array, *, rate: int) -> jax.Array:
     if kernel.shape[:2] == (1, 1):
         # The same as a matrix product: on a busy two-core CPU XLA was mostly faster at that.
         y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
-        return y.reshape(*x.shape[:-1], -1)
+        return y.reshape(*x.shape[:-1], kernel.shape[-1])
     pad = [(rate * (k - 1) // 2,) * 2 for k in kernel.shape[:2]]
     return lax.conv_general_dilated(
         x, kernel, (1, 1), pad, rhs_dilation=(rate, rate), dimension_numbers=LAYOUT
@@ -83,7 +83,8 @@ def _sum_of_taps(x: jax.Array, kernel: jax.Array, rate: int) -> jax.Array:
             pixels.reshape(-1, x.shape[-1]), kernel[i, j], preferred_element_type=jnp.float32
         )
         around = [(s.start, n - s.stop) for s, n in zip(output[1:], x.shape[1:3], strict=True)]
-        y = y + jnp.pad(part.reshape(*pixels.shape[:3], -1), ((0, 0), *around, (0, 0)))
+        part = part.reshape(*pixels.shape[:3], kernel.shape[-1])
+        y = y + jnp.pad(part, ((0, 0), *around, (0, 0)))
     return y.astype(x.dtype)
 
 
@@ -130,7 +131,7 @@ def conv_by_fourier(x: jax.Array, kernel: jax.Array, *, rate: int) -> jax.Array:
     ("overlap-save": Oppenheim and Schafer, Discrete-Time Signal Processing, section 8.7). The
     transforms are matrix products. A 7x7 kernel of 64 channels takes about a sixth of the
     multiplications of the other forms. All is float32 inside; rounding is about 1e-6 of the largest
-    result.
+    result of the tile. A value that is not finite spoils all of its tiles.
     """
     span = [rate * (k - 1) + 1 for k in kernel.shape[:2]]
     side = max(TILE, 2 * max(span))
@@ -152,7 +153,7 @@ def conv_by_fourier(x: jax.Array, kernel: jax.Array, *, rate: int) -> jax.Array:
     counted = np.where(2 * np.arange(len(half)) % side == 0, 1, 2) / side  # with the other half
     half = (counted[:, None] * half[:, : step[1]]).astype(np.complex64)
     y = einsum("pfj,pfibtsd->btisjd", np.stack([half.real, half.imag]), jnp.stack([y.real, y.imag]))
-    y = y.reshape(x.shape[0], count[0] * step[0], count[1] * step[1], -1)
+    y = y.reshape(x.shape[0], count[0] * step[0], count[1] * step[1], kernel.shape[-1])
     return y[:, : x.shape[1], : x.shape[2]].astype(x.dtype)
 
 
@@ -247,9 +248,9 @@ class AtrousConv(nn.Module):
     on whole numbers not a bit differs. The last one rounds the transforms too.
 
     "fastest", the default, is "taps" on a CPU where a small share of the products meets pixels
-    instead of padding, "fourier" where a CPU without AVX-512 trains kernels of 7x7 or more, and
-    "native" else: docs/performance_cpu.md has the times. "batch" is for devices whose compiler
-    fills a dilated kernel with zeros.
+    instead of padding, "fourier" where a CPU without AVX-512 trains kernels of 7x7 or more with 64
+    channels or more on maps of 60x60 or more, and "native" else: docs/performance_cpu.md has the
+    times. "batch" is for devices whose compiler fills a dilated kernel with zeros.
 
     >>> layer = AtrousConv(features=8, kernel_size=(3, 3), rate=6)
     >>> y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((1, 33, 33, 4)))

@@ -83,7 +83,10 @@ def save_weights(
         name: np.ascontiguousarray(jax.device_get(leaf))
         for name, leaf in flatten(variables).items()
     }
-    arrays = {k: v.astype(dtype) if v.dtype.kind == "f" else v for k, v in arrays.items()}
+    arrays = {
+        name: array.astype(dtype) if jax.dtypes.issubdtype(array.dtype, np.floating) else array
+        for name, array in arrays.items()
+    }
     weights = safetensors.numpy.save(arrays)
     text = json.dumps({**metadata, "weights_sha256": hashlib.sha256(weights).hexdigest()}, indent=2)
     write_bytes(folder / WEIGHTS, weights)
@@ -104,13 +107,14 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
     for name in (WEIGHTS, CONFIG):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}; give a folder of segjax weights")
-    content = (folder / WEIGHTS).read_bytes()
+    with files.fetch(folder / WEIGHTS).open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     try:
         metadata = json.loads((folder / CONFIG).read_text())
         expected = metadata["weights_sha256"]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder / CONFIG} does not describe segjax weights: {error}") from error
-    if hashlib.sha256(content).hexdigest() != expected:
+    if found != expected:
         raise ValueError(
             f"{folder / WEIGHTS} is not the file that {CONFIG} describes: one of them was damaged "
             "or replaced; write the folder again"

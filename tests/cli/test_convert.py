@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import segjax
-from segjax import pretrained, workdir
+from segjax import checkpoint, pretrained, workdir
 from segjax.cli import main as cli
 from tests.cli.runs import picture, said, save_run
 
@@ -61,3 +61,51 @@ def test_weights_of_a_run_tell_where_they_come_from_and_no_folder_of_the_machine
     assert (found["run"], found["step"], found["scores"]) == ("run", 3, {"mean_iou": 0.5})
     assert str(tmp_path) not in text
     assert cli.main(["convert", str(run), str(tmp_path / "v"), "--step=4"]) == 2
+
+
+def test_weights_are_written_into_no_run(tmp_path, capsys):
+    run = save_run(tmp_path / "run", ["road", "car"], [[128, 64, 128], [64, 0, 128]])
+    before = sorted(run.rglob("*"))
+    for folder in (run, run / "checkpoints" / "3"):
+        assert cli.main(["convert", str(run), str(folder)]) == 2
+        assert "is a run, which would be read as weights" in said(capsys)[1]
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_run_is_found_from_inside_it(tmp_path, monkeypatch):
+    run = save_run(tmp_path / "run", ["road", "car"], [[128, 64, 128], [64, 0, 128]])
+    monkeypatch.chdir(run / "checkpoints")
+    for name in ("..", ".", "3"):
+        assert not cli.main(["convert", name, str(tmp_path / "w")])
+        about = json.loads((tmp_path / "w" / "config.json").read_text())
+        assert about["provenance"]["run"] == "run"
+
+
+def test_arguments_of_the_other_kind_are_refused(tmp_path, capsys):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    run, file, out = (str(tmp_path / name) for name in ("run", "a.npz", "w"))
+    for words, kind in (
+        ([run, out, "--source=segnet_caffe"], "--source is for a published file"),
+        ([run, out, "--dataset=camvid"], "--dataset is for a published file"),
+        ([run, out, "--seed=3"], "--seed is for a published file"),
+        ([file, out, "--step=latest"], "--step is for a run"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["convert", *words])
+        assert kind in said(capsys)[1]
+
+
+def test_a_crf_tuned_for_other_weights_does_not_stay(tmp_path, capsys):
+    run = save_run(tmp_path / "run", ["road", "car"], [[128, 64, 128], [64, 0, 128]])
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / workdir.TUNED).write_text("{}")
+    assert cli.main(["convert", str(run), str(tmp_path / "w")]) == 2
+    assert "was tuned for other weights" in said(capsys)[1]
+    assert len(list((tmp_path / "w").iterdir())) == 1
+
+
+def test_a_checkpoint_that_describes_no_network_is_refused(tmp_path, monkeypatch, capsys):
+    run = save_run(tmp_path / "run", ["road", "car"], [[128, 64, 128], [64, 0, 128]])
+    monkeypatch.setattr(checkpoint.Checkpoints, "metadata", lambda self, step: {})
+    assert cli.main(["convert", str(run), str(tmp_path / "w")]) == 2
+    assert "is no network of segjax" in said(capsys)[1]

@@ -129,6 +129,13 @@ def test_fourier_transforms_of_many_tiles(monkeypatch, side):
         np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
 
 
+@pytest.mark.parametrize("size", [1, 7])
+@pytest.mark.parametrize("form", sorted(atrous.FORMS))
+def test_no_images_give_no_maps(form, size):
+    x, kernel = jnp.zeros((0, 25, 30, 3)), jnp.ones((size, size, 3, 4))
+    assert atrous.FORMS[form](x, kernel, rate=1).shape == (0, 25, 30, 4)
+
+
 def test_training_without_avx512_convolves_large_kernels_by_fourier_transforms(monkeypatch):
     def convolutions(size: int, features: int, height: int = 60) -> int:
         x = jax.ShapeDtypeStruct((1, height, 64, features), jnp.float32)

@@ -31,6 +31,16 @@ def test_saved_weights_come_back(tmp_path: pathlib.Path):
     jax.tree.map(np.testing.assert_array_equal, same, variables)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_floats_of_any_kind_are_written_in_one(tmp_path: pathlib.Path, dtype):
+    kinds = (jnp.bfloat16, np.float16, np.float32, np.float64)
+    params = {jnp.dtype(kind).name: np.ones(3, kind) for kind in kinds}
+    pretrained.save_weights(tmp_path, {"params": {**params, "n": np.int32([1])}}, {}, dtype=dtype)
+    stored = safetensors.numpy.load_file(tmp_path / "weights.safetensors")
+    assert stored.pop("params/n").dtype == np.int32
+    assert {array.dtype.name for array in stored.values()} == {dtype}
+
+
 def test_a_folder_is_written_whole_or_found_out(tmp_path: pathlib.Path, monkeypatch):
     for value in (1, 2):
         variables = {"params": {"a": np.full(3, value, np.float32)}}
