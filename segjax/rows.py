@@ -2,6 +2,7 @@
 
 With `train.rows=R` each image lies on R devices, a band of its rows on each. The compiler exchanges
 the rows that a convolution needs of the next band; results are those of one device to rounding.
+On several devices of a CPU, convolutions by taps or Fourier transforms gather whole maps.
 """
 
 import collections

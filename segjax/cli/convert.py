@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         "--dtype",
         default="float32",
         choices=("float32", "bfloat16"),
-        help="in which the weights are written; bfloat16 takes half the space [float32]",
+        help="in which kernels are written; bfloat16 takes half the space [float32]",
     )
     shared.step(parser)
     return parser
@@ -96,7 +96,7 @@ def share(run: str, folder: str, step: str, dtype: str) -> None:
       run: its folder.
       folder: to be written.
       step: "best", "latest" or a number.
-      dtype: of the weights in the file.
+      dtype: of the kernels in the file.
 
     Raises:
       ValueError: there is no such checkpoint, it is damaged or no network of segjax, or the folder
@@ -147,7 +147,7 @@ def convert(
       source: a key of `pretrained.SOURCES`, or "auto".
       dataset: whose classes they predict, a key of `datasets.DATASETS`; None: not told.
       seed: of filters that are drawn.
-      dtype: of the weights in the file.
+      dtype: of the kernels in the file.
 
     Raises:
       ValueError: the file is none that is known, or the data set has other classes.

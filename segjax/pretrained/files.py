@@ -76,7 +76,8 @@ def save_weights(
       path: of the folder; made when missing.
       variables: pytree of nested dictionaries.
       metadata: JSON values.
-      dtype: in which floats are written; "bfloat16" halves the file.
+      dtype: in which kernels are written; "bfloat16" halves the file. Vectors, statistics of
+        BatchNorm among them, are few and stay float32.
     """
     folder = paths.of(path)
     arrays = {
@@ -84,7 +85,9 @@ def save_weights(
         for name, leaf in flatten(variables).items()
     }
     arrays = {
-        name: array.astype(dtype) if jax.dtypes.issubdtype(array.dtype, np.floating) else array
+        name: array.astype(dtype if array.ndim > 1 else np.float32)
+        if jax.dtypes.issubdtype(array.dtype, np.floating)
+        else array
         for name, array in arrays.items()
     }
     weights = safetensors.numpy.save(arrays)

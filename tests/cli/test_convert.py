@@ -43,10 +43,11 @@ def test_a_run_becomes_weights_that_predict_as_it_does(tmp_path, capsys, dtype):
     )
     for old, new in zip(*map(jax.tree.leaves, (before.variables, after.variables)), strict=True):
         assert new.dtype == np.float32
-        np.testing.assert_array_equal(new, old.astype(dtype).astype(np.float32))
+        kept = old.astype(dtype).astype(np.float32) if old.ndim > 1 else old
+        np.testing.assert_array_equal(new, kept)
     size = (tmp_path / "w" / "weights.safetensors").stat().st_size
     count = sum(leaf.size for leaf in jax.tree.leaves(before.variables))
-    assert size < {"float32": 4, "bfloat16": 2}[dtype] * count + 4096
+    assert size < {"float32": 4, "bfloat16": 2}[dtype] * count + 8192
     file = picture(tmp_path / "a.png")
     same = segjax.load(run)(file).labels == segjax.load(tmp_path / "w")(file).labels
     assert same.mean() > (0.999 if dtype == "float32" else 0.9)

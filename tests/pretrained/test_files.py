@@ -32,13 +32,17 @@ def test_saved_weights_come_back(tmp_path: pathlib.Path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_floats_of_any_kind_are_written_in_one(tmp_path: pathlib.Path, dtype):
+def test_kernels_of_any_kind_are_written_in_one_and_vectors_stay_float32(
+    tmp_path: pathlib.Path, dtype
+):
     kinds = (jnp.bfloat16, np.float16, np.float32, np.float64)
-    params = {jnp.dtype(kind).name: np.ones(3, kind) for kind in kinds}
-    pretrained.save_weights(tmp_path, {"params": {**params, "n": np.int32([1])}}, {}, dtype=dtype)
-    stored = safetensors.numpy.load_file(tmp_path / "weights.safetensors")
-    assert stored.pop("params/n").dtype == np.int32
-    assert {array.dtype.name for array in stored.values()} == {dtype}
+    params = {jnp.dtype(kind).name: np.ones((3, 1), kind) for kind in kinds}
+    params |= {"n": np.int32([1]), "mean": np.ones(3)}
+    pretrained.save_weights(tmp_path, {"params": params}, {}, dtype=dtype)
+    with safetensors.safe_open(tmp_path / "weights.safetensors", framework="np") as file:
+        stored = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
+    assert stored.pop("params/n") == np.int32 and stored.pop("params/mean") == np.float32
+    assert {dtype.name for dtype in stored.values()} == {dtype}
 
 
 def test_a_folder_is_written_whole_or_found_out(tmp_path: pathlib.Path, monkeypatch):
