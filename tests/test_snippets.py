@@ -288,7 +288,7 @@ def options(command) -> set[str]:
 
 def recipe(number: int) -> list[list[str]]:
     """Returns the commands of a recipe of the README, as words."""
-    section = (ROOT / "README.md").read_text().split("## Three recipes")[1].split("\n## ")[0]
+    section = (ROOT / "README.md").read_text().split("## Four recipes")[1].split("\n## ")[0]
     code = [code for _, language, code in fenced(section) if language == "sh"][number]
     assert len(code.splitlines()) <= 6
     return [shlex.split(line) for line in code.splitlines()]
@@ -304,6 +304,15 @@ def run_recipe(commands: list[list[str]], folder: pathlib.Path, monkeypatch) -> 
             assert main.main(words) == 0, words
 
 
+def test_recipe_street_scene_ends_in_a_picture(tmp_path, monkeypatch):
+    (tmp_path / "weights").symlink_to(ROOT / "weights")
+    Image.effect_mandelbrot((96, 64), (-2, -1, 1, 1), 20).convert("RGB").save(
+        tmp_path / "street.jpg"
+    )
+    run_recipe(recipe(0), tmp_path, monkeypatch)
+    assert list((tmp_path / "predictions").rglob("*overlay*"))
+
+
 def test_recipe_own_folder_ends_in_a_picture(tmp_path, monkeypatch):
     for name in ("images", "masks"):
         (tmp_path / "DATA" / name).mkdir(parents=True)
@@ -313,13 +322,13 @@ def test_recipe_own_folder_ends_in_a_picture(tmp_path, monkeypatch):
         mask = np.repeat(np.arange(3, dtype=np.uint8), 16)[None].repeat(32, 0)
         Image.fromarray(image).save(tmp_path / "DATA" / "images" / f"{index}.png")
         Image.fromarray(mask).save(tmp_path / "DATA" / "masks" / f"{index}.png")
-    run_recipe(recipe(0), tmp_path, monkeypatch)
+    run_recipe(recipe(1), tmp_path, monkeypatch)
     assert list((tmp_path / "predictions").rglob("*overlay*"))
 
 
 def test_recipe_published_weights_end_in_a_picture(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch", reason="writes the published file")
-    commands = recipe(1)
+    commands = recipe(2)
     file = commands[0][-1].split("/")[-1]
     with np.load(ROOT / "tests" / "golden" / "torchvision_deeplabv3.npz") as stored:
         shapes = json.loads(str(stored["shapes"]))
