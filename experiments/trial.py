@@ -34,6 +34,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 NUM_CLASSES = 11  # of CamVid
+ORIGIN = "origin.json"  # in a run's folder: where its numbers come from
 Scores = dict[str, Any]  # "mean_iou": 0.4, ..., and "iou": {"sky": 0.9, ...}
 
 
@@ -72,6 +73,7 @@ class Trial:
     name: str
     config: Config
     start: str = ""  # the trial before it, from whose weights this one goes on
+    weights: bool = False  # it starts from the file that --weights names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,15 +165,25 @@ def main(claim: Claim, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", choices=SCALES, default="small")
     parser.add_argument("--seeds", type=int, default=3, help="repetitions of each trial")
     parser.add_argument("--data", default="", help="CamVid's folder; without, only what is counted")
+    parser.add_argument("--weights", default="", help="file for trials that start from ImageNet")
     parser.add_argument("--out", default="runs/experiments", help="folder of runs and results")
     args = parser.parse_args(argv)
-    run(claim, SCALES[args.scale], args.data, pathlib.Path(args.out), range(args.seeds))
+    out, seeds = pathlib.Path(args.out), range(args.seeds)
+    run(claim, SCALES[args.scale], args.data, out, seeds, args.weights)
 
 
 def run(
-    claim: Claim, scale: Scale, data: str, out: pathlib.Path, seeds: Iterable[int] = (0,)
+    claim: Claim,
+    scale: Scale,
+    data: str,
+    out: pathlib.Path,
+    seeds: Iterable[int] = (0,),
+    weights: str = "",
 ) -> dict[str, Any]:
     """Trains and scores the trials of a claim; returns what is written to `out/NAME_SCALE.json`.
+
+    What that file has already is kept, also when the runs themselves are gone: a trial that it
+    names under "runs" is not run again with the same seed.
 
     Args:
       claim: to be tested.
@@ -179,18 +191,20 @@ def run(
       data: the folder of CamVid in SegNet's layout, "" to count only what needs no training.
       out: the folder of the runs and of the results.
       seeds: of initial weights, order of images and augmentation; all trials of one come first.
+      weights: the file for trials that start from ImageNet; "" leaves them out.
     """
+    path = out / f"{claim.name}_{scale.name}.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
     result = {
         "claim": claim.name,
         "paper": claim.paper,
         "scale": dataclasses.asdict(scale),
         "data": f"CamVid, 367 training and 101 validation images of {scale.size} pixels",
         "measures": claim.measures,
-        **origin(),
         "facts": claim.facts(),
-        "rows": {},
+        "runs": before.get("runs", {}),
+        "rows": before.get("rows", {}),
     }
-    path = out / f"{claim.name}_{scale.name}.json"
     write = functools.partial(_write, claim, result, path)
     write()
     if not data:
@@ -198,15 +212,24 @@ def run(
     folder = shrunken(pathlib.Path(data), out, scale)
     for seed in seeds:
         for trial in claim.trials(scale):
+            if str(seed) in result["runs"].get(trial.name, {}):
+                continue
+            if trial.weights and not weights:
+                log.say(f"trial {trial.name}: left out, --weights does not name its file")
+                continue
             workdir = _workdir(out, claim, scale, trial.name, seed)
             trial.config.data.dir, trial.config.train.seed = str(folder), seed
             if trial.start:
                 start = _workdir(out, claim, scale, trial.start, seed)
                 trial.config.train.init_from = str(start)
+            elif trial.weights:
+                trial.config.train.init_from = weights
             finish(trial, workdir)
             measure = claim.scores or own_scores
             for row, scores in measure(trial, workdir).items():
                 add(result["rows"], row, {"seed": seed, **scores})
+            of_it = result["runs"].setdefault(trial.name, {})
+            of_it[str(seed)] = json.loads((workdir / ORIGIN).read_text())
             write()
     return result
 
@@ -221,6 +244,8 @@ def finish(trial: Trial, workdir: pathlib.Path) -> None:
     """Trains a trial to its end, from where it stopped; SystemExit if a signal stops it."""
     if not _evaluation(trial, workdir).exists():
         log.say(f"trial {trial.name}: {workdir}")
+        if not (workdir / ORIGIN).exists():
+            files.write_json(workdir / ORIGIN, origin())
         stopped = training.train(trial.config, workdir)
         jax.clear_caches()
         if stopped:

@@ -390,7 +390,7 @@ def environment() -> dict[str, Any]:
         "command": command(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
         "packages": {name: metadata.version(name) for name in packages},
         "devices": [device.device_kind for device in jax.devices()],
         "processes": jax.process_count(),

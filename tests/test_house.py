@@ -109,6 +109,7 @@ RULES: dict[str, set[str]] = {
     "experiments/accelerator.py": allow("importlib", "files pretrained.files training workdir"),
     "experiments/crf_sharpens.py": allow(inside="config crf evaluate workdir"),
     "experiments/decoders.py": allow(inside="ops"),
+    "experiments/imagenet_start.py": allow(inside="config"),
     "experiments/large_rates.py": allow(inside="workdir.read"),
     "experiments/output_stride.py": allow(inside="predict.protocols"),
     "experiments/pyramid_bins.py": allow(inside="ops"),

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import shutil
 
 import cv2
 import jax
@@ -15,8 +16,9 @@ from segjax import training
 from segjax.models import SegNetBasic
 
 CLAIMS = (
-    *("auxiliary_loss", "batch_norm", "class_balance", "crf_sharpens", "large_rates"),
-    *("loss_resolution", "output_stride", "poly_schedule", "pyramid_bins", "stored_indices"),
+    *("auxiliary_loss", "batch_norm", "class_balance", "crf_sharpens", "imagenet_start"),
+    *("large_rates", "loss_resolution", "output_stride", "poly_schedule", "pyramid_bins"),
+    "stored_indices",
 )
 TINY = trial.Scale("tiny", 10, (32, 32), 4, 14, 8, 8, 4, 2)
 
@@ -71,8 +73,26 @@ def test_a_tiny_claim_runs_and_goes_on(camvid, tmp_path, monkeypatch):
     assert set(row["curve"]) == {"1", "2"} and len(row["iou"]) == trial.NUM_CLASSES
     assert str(tmp_path) not in json.dumps(written)
     assert cv2.imread(str(tmp_path / "out" / "tiny_tiny.png")).size
+    assert written["runs"]["one"]["0"]["packages"]["jax"] == jax.__version__
     monkeypatch.setattr(training, "train", None)  # what is finished is not trained again
-    assert trial.run(claim, TINY, str(camvid), tmp_path / "out")["rows"] == result["rows"]
+    assert trial.run(claim, TINY, str(camvid), tmp_path / "out") == result
+    shutil.rmtree(tmp_path / "out" / "tiny")  # nor if its folder is gone
+    assert trial.run(claim, TINY, str(camvid), tmp_path / "out") == result
+
+
+def test_without_a_file_of_weights_what_starts_from_one_is_left_out(camvid, tmp_path, monkeypatch):
+    def trials(scale):
+        config = trial.segnet_config(scale, SegNetBasic(trial.NUM_CLASSES, width=scale.width))
+        return [trial.Trial("one", config, weights=True)]
+
+    def finish(which, workdir):
+        raise InterruptedError(which.config.train.init_from)
+
+    monkeypatch.setattr(trial, "finish", finish)
+    claim = trial.Claim("tiny", "nothing", trials)
+    assert not trial.run(claim, TINY, str(camvid), tmp_path)["rows"]
+    with pytest.raises(InterruptedError, match="vgg16"):
+        trial.run(claim, TINY, str(camvid), tmp_path, weights="vgg16.npz")
 
 
 def test_second_phases_and_other_strides_run(camvid, tmp_path):
