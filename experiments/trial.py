@@ -400,7 +400,8 @@ def figure(
 ) -> None:
     """Draws a panel for each measure: mean and standard deviation over the seeds, and each seed.
 
-    Rows with trimaps or with scores by step add a panel of lines each; `panel` draws the last one.
+    Rows with trimaps or with scores by step add a panel of lines each, in the colours of the rows;
+    `panel` draws the last one.
     """
     rows = result["rows"]
     lines = {}
@@ -426,12 +427,11 @@ def figure(
         axes.margins(y=0.15)
         axes.grid(axis="x", alpha=0.3)
     for axes, ((ylabel, xlabel), drawn) in zip(panels[0][len(measures) :], lines.items()):
-        for name, points in drawn.items():
+        for y, points in enumerate(drawn.values()):
             x = [int(step) for step in points]
             mean, deviation = np.array([spread(100 * np.array(v)) for v in points.values()]).T
-            axes.errorbar(x, mean, yerr=deviation, marker=".", capsize=3, label=name)
+            axes.errorbar(x, mean, yerr=deviation, marker=".", capsize=3, color=f"C{y}")
         axes.set(xlabel=xlabel, ylabel=f"{ylabel}, per cent")
-        axes.legend(fontsize="small")
         axes.grid(alpha=0.3)
     if panel:
         panel(panels[0][-1], result)

@@ -101,7 +101,8 @@ def read(
       step: of a run: "best", "latest" or a number; None comes back for weights.
 
     Raises:
-      ValueError: nothing of this kind is there, or it is damaged.
+      ValueError: nothing of this kind is there, it is damaged, or a number is given for weights or
+        for another checkpoint.
     """
     if path.is_file() and path.name != WEIGHTS:
         raise ValueError(
@@ -109,8 +110,15 @@ def read(
             "beside it. Published weights: segjax convert FILE FOLDER"
         )
     if path.is_file() or (path / WEIGHTS).is_file():
+        if step.isdigit():
+            raise ValueError(f"{path} is weights alone, no steps to choose from; leave --step out")
         return path.parent if path.is_file() else path, None, *pretrained.load_weights(path)
     if _is_step(path):
+        if step.isdigit() and int(step) != int(path.name):
+            raise ValueError(
+                f"{path} is the checkpoint of step {path.name}, not {step}; leave --step out, or "
+                f"give {path.parent.parent}"
+            )
         path, step = path.parent.parent, path.name
     elif path.name == "checkpoints":
         path = path.parent

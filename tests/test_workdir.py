@@ -60,6 +60,8 @@ def test_a_run_is_what_its_checkpoint_says_whatever_config_json_says(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, run.variables, expected)
     for step, path in (("latest", tmp_path), ("best", tmp_path / "checkpoints/2")):
         assert workdir.open_run(path, step).step == 2
+    with pytest.raises(ValueError, match="is the checkpoint of step 2, not 1; leave --step out"):
+        workdir.open_run(tmp_path / "checkpoints/2", "1")
     (tmp_path / "config.json").write_text("no JSON")
     assert workdir.open_run(tmp_path, "2").config.input == config.input
 
@@ -99,6 +101,8 @@ def test_weights_are_opened_like_a_run(weights):
     assert run.step is None and run.classes == tuple(CLASSES)
     assert run.palette == workdir.open_run(weights[0] / "weights.safetensors").palette
     assert len(run.palette) == 3
+    with pytest.raises(ValueError, match="no steps to choose from; leave --step out"):
+        workdir.open_run(weights[0], "3")
 
 
 @pytest.mark.parametrize(
