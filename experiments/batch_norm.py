@@ -41,6 +41,7 @@ def _trial(
     )
     config = trial.resnet_config(scale, model)
     config.train.batch_size = batch_size
+    config.train.recompute_batch_stats = 20 * 16 // batch_size  # measured on equally many images
     return trial.Trial(name, config)
 
 

@@ -3,8 +3,9 @@
     python -m experiments.imagenet_start --scale small --data CamVid --weights vgg16.safetensors
 
 SegNet's encoder from VGG16's convolutions and from nothing, DeepLab v3 and PSPNet with ResNet-50
-from nothing: all of the published size, on the same crops for the same number of steps. The file
-holds VGG16 as trained with Caffe (BGR, 0..255); without it the first network is left out.
+from nothing: all of the published size, for the same number of steps of the same batch. Learning
+rate, weight decay and input are each network's own, and the ResNets' crops are a pixel larger. The
+file holds VGG16 as trained with Caffe (BGR, 0..255); without it the first network is left out.
 """
 
 from experiments import trial

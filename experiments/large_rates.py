@@ -93,12 +93,13 @@ def trials(scale: trial.Scale) -> list[trial.Trial]:
     """Returns a trial for each pyramid.
 
     A map has 1/16 of the crop's height. Rates that fit are 1/6, 1/3 and 1/2 of it, as 6, 12 and 18
-    are of the paper's 33; rates that do not are six times as large.
+    are of the paper's 33; rates that do not are once, twice and three times the width of the map of
+    a whole image, so that neither in training nor afterwards more than the centre tap meets it.
     """
-    height = scale.crop[0] // 16
+    height, width = scale.crop[0] // 16, scale.size[1] // 16 + 1
     fitting = tuple(max(round(height * part), 1) for part in (1 / 6, 1 / 3, 1 / 2))
     found = []
-    for rates in (fitting, tuple(6 * rate for rate in fitting)):
+    for rates in (fitting, (width, 2 * width, 3 * width)):
         fields = {"depth": scale.depth, "rates": rates, "features": scale.features}
         fields |= {"width": scale.resnet_width, "norm": NORM}
         for kind, network in (("with", DeepLabV3), ("no", WithoutImageFeatures)):

@@ -34,7 +34,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 NUM_CLASSES = 11  # of CamVid
-ORIGIN = "origin.json"  # in a run's folder: where its numbers come from
+ORIGINS = "origins.json"  # in a run's folder: where its numbers come from, by start
 Scores = dict[str, Any]  # "mean_iou": 0.4, ..., and "iou": {"sky": 0.9, ...}
 
 
@@ -61,7 +61,7 @@ class Scale:
 SCALES = {
     # About an hour for a claim on two CPU cores.
     "small": Scale("small", 2, (96, 128), 24, 26, 16, 64, 8, 400),
-    # SegNet's own size and steps (section 3.3); one GPU.
+    # The batch of SegNet's study of decoders (section 3.3), the steps of its tutorial; one GPU.
     "paper": Scale("paper", 1, (360, 480), 64, 50, 64, 256, 12, 10_000),
 }
 
@@ -102,8 +102,8 @@ class Claim:
 def segnet_config(scale: Scale, model: nn.Module, **optim: Any) -> Config:
     """Returns the configuration of a trial with SegNet-Basic or one of its variants.
 
-    SegNet's protocol with three changes: images are mirrored, the learning rate follows the poly
-    schedule, and the loss has no class weights.
+    The optimiser of SegNet's tutorial with three changes: images are mirrored, the learning rate
+    follows the poly schedule, and the loss has no class weights.
 
     Args:
       scale: of the experiment.
@@ -183,7 +183,7 @@ def run(
     """Trains and scores the trials of a claim; returns what is written to `out/NAME_SCALE.json`.
 
     What that file has already is kept, also when the runs themselves are gone: a trial that it
-    names under "runs" is not run again with the same seed.
+    names under "runs" is not run again with the same seed, unless another starts from it.
 
     Args:
       claim: to be tested.
@@ -192,9 +192,15 @@ def run(
       out: the folder of the runs and of the results.
       seeds: of initial weights, order of images and augmentation; all trials of one come first.
       weights: the file for trials that start from ImageNet; "" leaves them out.
+
+    Raises:
+      ValueError: the file has results of another scale.
     """
     path = out / f"{claim.name}_{scale.name}.json"
     before = json.loads(path.read_text()) if path.exists() else {}
+    known = before.get("runs", {})
+    if known and before["scale"] != json.loads(json.dumps(dataclasses.asdict(scale))):
+        raise ValueError(f"{path} has results of another scale; move it or choose another --out")
     result = {
         "claim": claim.name,
         "paper": claim.paper,
@@ -202,8 +208,8 @@ def run(
         "data": f"CamVid, 367 training and 101 validation images of {scale.size} pixels",
         "measures": claim.measures,
         "facts": claim.facts(),
-        "runs": before.get("runs", {}),
-        "rows": before.get("rows", {}),
+        "runs": known,
+        "rows": before["rows"] if known else {},
     }
     write = functools.partial(_write, claim, result, path)
     write()
@@ -211,16 +217,18 @@ def run(
         return result
     folder = shrunken(pathlib.Path(data), out, scale)
     for seed in seeds:
-        for trial in claim.trials(scale):
+        trials = {trial.name: trial for trial in claim.trials(scale)}
+        for trial in trials.values():
+            trial.config.data.dir, trial.config.train.seed = str(folder), seed
             if str(seed) in result["runs"].get(trial.name, {}):
                 continue
             if trial.weights and not weights:
                 log.say(f"trial {trial.name}: left out, --weights does not name its file")
                 continue
             workdir = _workdir(out, claim, scale, trial.name, seed)
-            trial.config.data.dir, trial.config.train.seed = str(folder), seed
             if trial.start:
                 start = _workdir(out, claim, scale, trial.start, seed)
+                finish(trials[trial.start], start)
                 trial.config.train.init_from = str(start)
             elif trial.weights:
                 trial.config.train.init_from = weights
@@ -228,8 +236,8 @@ def run(
             measure = claim.scores or own_scores
             for row, scores in measure(trial, workdir).items():
                 add(result["rows"], row, {"seed": seed, **scores})
-            of_it = result["runs"].setdefault(trial.name, {})
-            of_it[str(seed)] = json.loads((workdir / ORIGIN).read_text())
+            runs = result["runs"].setdefault(trial.name, {})
+            runs[str(seed)] = record(trial.config, workdir)
             write()
     return result
 
@@ -244,12 +252,24 @@ def finish(trial: Trial, workdir: pathlib.Path) -> None:
     """Trains a trial to its end, from where it stopped; SystemExit if a signal stops it."""
     if not _evaluation(trial, workdir).exists():
         log.say(f"trial {trial.name}: {workdir}")
-        if not (workdir / ORIGIN).exists():
-            files.write_json(workdir / ORIGIN, origin())
+        path = workdir / ORIGINS
+        before = json.loads(path.read_text()) if path.exists() else []
+        if origin() not in before:
+            files.write_json(path, [*before, origin()])
         stopped = training.train(trial.config, workdir)
         jax.clear_caches()
         if stopped:
             raise SystemExit(128 + stopped)
+
+
+def record(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns how long a finished run was trained, on what, and where its numbers come from."""
+    return {
+        "steps": config.train.steps,
+        "batch_size": config.train.batch_size,
+        "crop": list(config.augment.crop),
+        "origins": json.loads((workdir / ORIGINS).read_text()),
+    }
 
 
 def _workdir(out: pathlib.Path, claim: Claim, scale: Scale, name: str, seed: int) -> pathlib.Path:

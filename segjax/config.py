@@ -281,6 +281,12 @@ def check(config: Config, *, devices: int = 1) -> None:
             f"train.recompute_batch_stats is {train.recompute_batch_stats}, but the network sees "
             f"an image at the scales {scales}, whose statistics differ; write 0"
         )
+    frozen = getattr(getattr(config.model, "norm", None), "frozen", False)
+    if train.recompute_batch_stats and frozen:
+        raise ValueError(
+            f"train.recompute_batch_stats is {train.recompute_batch_stats}, but model.norm.frozen "
+            "keeps the statistics as they are; write --config.train.recompute_batch_stats=0"
+        )
     if not any(loss.heads.values()):
         raise ValueError(f'loss.heads is {loss.heads}; write at least {{"logits": 1.0}}')
     if loss.class_weights not in ("", *WEIGHTS_OF_DATA):

@@ -70,12 +70,14 @@ def train(
         stack.enter_context(hosts.together())  # a checkpoint waits for all processes
         state, tx = initial_state(config, fresh=not checkpoints.latest())
         start, state, position = workdir_lib.resume(workdir, config, checkpoints, state)
-        if link is not None:
-            link.same({"goes on after step": start})  # one alone may have found damage
+        # The last start may have been cut off between its scores and their file.
+        file = workdir / "eval" / f"{start:06d}.json"
+        scored = start in checkpoints.scores() and file.exists()
+        if link is not None:  # one alone may have found damage
+            link.same({"goes on after step": start, "scored": scored})
         state = steps.replicated(state, rows=config.train.rows)
         restarts = workdir_lib.begin(config, workdir)
         batches = stack.enter_context(train_batches(config, prepared, position))
-        scored = start in checkpoints.scores()
         writer = stack.enter_context(log.Log(workdir, step=start, scored=scored, owned=owned))
         keep = functools.partial(keep_batch, config, prepared, workdir, batches, link)
         reporter = stack.enter_context(log.Reporter(config, writer, start, keep))

@@ -101,23 +101,24 @@ def read(
       step: of a run: "best", "latest" or a number; None comes back for weights.
 
     Raises:
-      ValueError: nothing of this kind is there, it is damaged, or a number is given for weights or
-        for another checkpoint.
+      ValueError: nothing of this kind is there, it is damaged, or `step` has no meaning for it.
     """
+    if step not in ("best", "latest") and not step.isdigit():
+        raise ValueError(f"--step={step}; accepted are best, latest or the number of a checkpoint")
     if path.is_file() and path.name != WEIGHTS:
         raise ValueError(
             f"{path} is a file; give the folder of a run, or a file {WEIGHTS} with its config.json "
             "beside it. Published weights: segjax convert FILE FOLDER"
         )
     if path.is_file() or (path / WEIGHTS).is_file():
-        if step.isdigit():
+        if step != "best":
             raise ValueError(f"{path} is weights alone, no steps to choose from; leave --step out")
         return path.parent if path.is_file() else path, None, *pretrained.load_weights(path)
     if _is_step(path):
-        if step.isdigit() and int(step) != int(path.name):
+        if step not in ("best", path.name):
             raise ValueError(
-                f"{path} is the checkpoint of step {path.name}, not {step}; leave --step out, or "
-                f"give {path.parent.parent}"
+                f"{path} is one checkpoint; --step={step} is none of it; leave --step out, or give "
+                f"{path.parent.parent}"
             )
         path, step = path.parent.parent, path.name
     elif path.name == "checkpoints":

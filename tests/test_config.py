@@ -148,6 +148,14 @@ def test_statistics_of_several_scales_are_refused():
         config_lib.check(config)
 
 
+def test_statistics_that_are_frozen_are_not_measured():
+    config = Config(model=SegNet(num_classes=5, norm=Norm(frozen=True)))
+    config_lib.check(config)
+    config.train.recompute_batch_stats = 20
+    with pytest.raises(ValueError, match="keeps the statistics as they are"):
+        config_lib.check(config)
+
+
 @pytest.mark.parametrize(
     "arguments, named",
     [

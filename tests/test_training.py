@@ -24,6 +24,7 @@ from segjax.evaluate.step import eval_step, out_axes
 from segjax.models import SegNetBasic
 from segjax.predict import label_files, protocols
 from segjax.predict import segmenter as predict
+from segjax.report import gallery
 from segjax.report.reading import read_metrics
 from segjax.workdir import open_run
 from tests.data.files import blocks, jpeg, picture, png, write
@@ -264,6 +265,15 @@ def test_an_evaluation_that_was_stopped_is_made_after_the_next_start(tmp_path, m
     assert training.train(settings(tmp_path, 2), run) == 0
     with checkpoint.Checkpoints(run, read_only=True) as checkpoints:
         assert 2 in checkpoints.scores()
+    # Cut off between the scores and their file, and with pictures that cannot be drawn.
+    file = run / "eval/000002.json"
+    before = json.loads(file.read_text())
+    file.unlink()
+    monkeypatch.setattr(gallery, "write", None)
+    assert training.train(settings(tmp_path, 2), run) == 0
+    after = json.loads(file.read_text())
+    assert "gallery" in before and "gallery" not in after
+    assert after["mean_iou"] == before["mean_iou"]
 
 
 def test_a_score_that_is_no_number_leaves_the_best_one(tmp_path, monkeypatch):

@@ -60,7 +60,7 @@ def test_a_run_is_what_its_checkpoint_says_whatever_config_json_says(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, run.variables, expected)
     for step, path in (("latest", tmp_path), ("best", tmp_path / "checkpoints/2")):
         assert workdir.open_run(path, step).step == 2
-    with pytest.raises(ValueError, match="is the checkpoint of step 2, not 1; leave --step out"):
+    with pytest.raises(ValueError, match="--step=1 is none of it; leave --step out"):
         workdir.open_run(tmp_path / "checkpoints/2", "1")
     (tmp_path / "config.json").write_text("no JSON")
     assert workdir.open_run(tmp_path, "2").config.input == config.input

@@ -108,9 +108,9 @@ def share(run: str, folder: str, step: str, dtype: str) -> None:
     found = workdir.open_run(run, step)
     if found.step is None:
         raise ValueError(f"{run} is in segjax's own form already")
-    tuned, old = found.folder / workdir.TUNED, paths.of(folder) / workdir.TUNED
-    if old.exists() and not tuned.exists():
-        raise ValueError(f"{old} was tuned for other weights; remove it or give another folder")
+    tuned = found.folder / workdir.TUNED
+    if not tuned.exists():
+        _refuse_tuned(folder)
     with checkpoint.Checkpoints(found.folder, read_only=True) as checkpoints:
         scores = checkpoints.scores().get(found.step, {})
     config = config_lib.to_dict(found.config)
@@ -132,7 +132,7 @@ def share(run: str, folder: str, step: str, dtype: str) -> None:
     }
     pretrained.save_weights(folder, found.variables, metadata, dtype=dtype)
     if tuned.exists():
-        files.write_text(old, tuned.read_text())
+        files.write_text(paths.of(folder) / workdir.TUNED, tuned.read_text())
     print(f"{run}: step {found.step}\nwritten to {folder}")
 
 
@@ -150,7 +150,8 @@ def convert(
       dtype: of the kernels in the file.
 
     Raises:
-      ValueError: the file is none that is known, or the data set has other classes.
+      ValueError: the file is none that is known, the data set has other classes, or the folder
+        holds a tuned CRF of other weights.
     """
     from segjax import config as config_lib
     from segjax import paths, pretrained
@@ -158,6 +159,7 @@ def convert(
 
     if dataset is not None and dataset not in DATASETS:
         raise ValueError(f"--dataset={dataset}; accepted are {', '.join(sorted(DATASETS))}")
+    _refuse_tuned(folder)
     model, variables, chosen, report = pretrained.convert(file, source, seed=seed)
     metadata: dict[str, Any] = {
         "provenance": {
@@ -192,6 +194,14 @@ def convert(
         }
     pretrained.save_weights(folder, variables, metadata, dtype=dtype)
     print(f"{file}: {chosen.about}\n{report}\nwritten to {folder}")
+
+
+def _refuse_tuned(folder: str) -> None:
+    from segjax import paths, workdir
+
+    tuned = paths.of(folder) / workdir.TUNED
+    if tuned.exists():
+        raise ValueError(f"{tuned} was tuned for other weights; remove it or give another folder")
 
 
 def _written() -> dict[str, str]:

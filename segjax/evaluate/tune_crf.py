@@ -11,6 +11,7 @@ runs it.
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 import math
@@ -24,7 +25,7 @@ import numpy as np
 import rich.table
 
 from segjax import crf, crf_rnn, log, metrics, paths, rows, steps, training
-from segjax.config import CRF, Config
+from segjax.config import CRF, Config, Data
 from segjax.data import datasets, pipeline
 from segjax.evaluate.result import Evaluation
 from segjax.files import whole_file, write_json
@@ -156,9 +157,8 @@ def tune(
     config, prepared = training.prepare(config, [split])
     available = len(prepared.source(split))
     config.data.num_val = images = min(images, available) or available
-    folder = (
-        paths.cached(run.folder / "tune", "scores") / f"{split}_{run.step:06d}_{protocol}_{images}"
-    )
+    name = f"{split}_{run.step:06d}_{protocol}_{images}_{_digest(run.variables, config.data)}"
+    folder = paths.cached(run.folder / "tune", "scores") / name
     save_scores(folder, config, prepared, split, run.variables, chosen, images)
 
     samples = _Samples(folder, images, prepared.canvas(split))
@@ -174,6 +174,14 @@ def tune(
     }
     write_json(path, {**best, **scores, **about, "command": log.command()})
     return Tuned(points, evaluation, prepared.dataset.classes, path)
+
+
+def _digest(variables: dict[str, Any], data: Data) -> str:
+    """Returns eight digits that differ between networks and between data sets."""
+    digest = hashlib.sha256(f"{data.name} {data.dir} {data.options}".encode())
+    for leaf in jax.tree.leaves(variables):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:8]
 
 
 def scores_step(

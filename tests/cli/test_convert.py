@@ -102,6 +102,8 @@ def test_a_crf_tuned_for_other_weights_does_not_stay(tmp_path, capsys):
     (tmp_path / "w" / workdir.TUNED).write_text("{}")
     assert cli.main(["convert", str(run), str(tmp_path / "w")]) == 2
     assert "was tuned for other weights" in said(capsys)[1]
+    assert cli.main(["convert", "other.npz", str(tmp_path / "w")]) == 2
+    assert "was tuned for other weights" in said(capsys)[1]
     assert len(list((tmp_path / "w").iterdir())) == 1
 
 

@@ -70,7 +70,7 @@ def test_a_search_that_was_stopped_goes_on_and_is_what_prediction_uses(run, monk
     command = ["tune-crf", str(run), "--images", str(IMAGES), "--finer", "1"]
     command += ["--w1", "2", "4", "--alpha", "10", "--beta", "10"]
     assert cli.main(command) == cli.INTERRUPTED
-    folder = run / "tune" / "val_000003_whole_3"
+    (folder,) = (run / "tune").glob("val_000003_whole_3_*")
     files = sorted(folder.glob("*.npz"))
     assert len(files) == IMAGES
     samples = [sensible(path, seed) for seed, path in enumerate(files)]
@@ -105,6 +105,13 @@ def test_a_search_that_was_stopped_goes_on_and_is_what_prediction_uses(run, monk
     (run / "crf.json").write_text('{"w1": 3}')
     with pytest.raises(ValueError, match=r"crf\.json is no result of segjax tune-crf: KeyError"):
         own_crfs(config, {}, run)
+
+
+def test_scores_of_other_data_or_of_another_network_are_not_taken():
+    variables, data = {"a": np.zeros(2)}, Data(name="camvid", dir="a")
+    others = [({"a": np.ones(2)}, data), (variables, Data(name="camvid", dir="b"))]
+    assert tune._digest(variables, data) == tune._digest({"a": np.zeros(2)}, data)
+    assert len({tune._digest(*each) for each in [(variables, data), *others]}) == 3
 
 
 def test_rounds_halve_the_steps_round_the_best():

@@ -73,11 +73,15 @@ def test_a_tiny_claim_runs_and_goes_on(camvid, tmp_path, monkeypatch):
     assert set(row["curve"]) == {"1", "2"} and len(row["iou"]) == trial.NUM_CLASSES
     assert str(tmp_path) not in json.dumps(written)
     assert cv2.imread(str(tmp_path / "out" / "tiny_tiny.png")).size
-    assert written["runs"]["one"]["0"]["packages"]["jax"] == jax.__version__
+    record = written["runs"]["one"]["0"]
+    assert (record["steps"], record["batch_size"], record["crop"]) == (2, 4, [32, 32])
+    assert [origin["packages"]["jax"] for origin in record["origins"]] == [jax.__version__]
     monkeypatch.setattr(training, "train", None)  # what is finished is not trained again
     assert trial.run(claim, TINY, str(camvid), tmp_path / "out") == result
     shutil.rmtree(tmp_path / "out" / "tiny")  # nor if its folder is gone
     assert trial.run(claim, TINY, str(camvid), tmp_path / "out") == result
+    with pytest.raises(ValueError, match=r"tiny_tiny\.json has results of another scale"):
+        trial.run(claim, dataclasses.replace(TINY, steps=3), "", tmp_path / "out")
 
 
 def test_without_a_file_of_weights_what_starts_from_one_is_left_out(camvid, tmp_path, monkeypatch):
@@ -111,6 +115,14 @@ def test_second_phases_and_other_strides_run(camvid, tmp_path):
     claim = dataclasses.replace(output_stride.CLAIM, trials=trials, scores=scores)
     rows = trial.run(claim, TINY, str(camvid), tmp_path / "out")["rows"]
     assert list(rows) == ["parallel, at 16", "parallel, at 8", "again"]
+    # The trial that the last one starts from is made again where its folder is gone.
+    path = tmp_path / "out" / "output_stride_tiny.json"
+    result = json.loads(path.read_text())
+    del result["runs"]["again"], result["rows"]["again"]
+    path.write_text(json.dumps(result))
+    shutil.rmtree(tmp_path / "out" / "output_stride")
+    again = trial.run(claim, TINY, str(camvid), tmp_path / "out")["rows"]
+    assert list(again) == list(rows) and all(row["seed"] == [0] for row in again.values())
 
 
 def test_images_are_averaged_and_labels_picked(camvid, tmp_path):
