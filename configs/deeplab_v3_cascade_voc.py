@@ -5,8 +5,8 @@
         --workdir=runs/deeplab_v3_cascade
 
 The rows of Table 2 by --config.model.cascade=0 (block4) to 3 (block7), those of Table 3 by
---config.model.multi_grid, those of Table 1 by --config.model.output_stride. Stages 5 to 7 start
-new.
+--config.model.multi_grid, those of Table 1 by --config.model.output_stride. Stages 5 to 7 are
+initialised afresh.
 Body and normalisation are as torchvision's ImageNet weights need them, stride_in="3x3" and
 first_rate="previous". Without these two fields the network is the paper's, for weights trained with
 the stride in the 1x1 convolution.

@@ -4,8 +4,8 @@
 
 CamVid is a folder in SegNet's layout (train/, trainannot/, val/, valannot/, test/, testannot/).
 The encoder of the tutorial starts from VGG16's ImageNet weights, which are not part of this
-project: convert a file of them and add --config.train.init_from=FILE. torchvision's were trained on
-RGB over its mean and deviation: with them add --config.input.bgr=False
+project: add --config.train.init_from=FILE, a file of them as published. torchvision's were trained
+on RGB over its mean and deviation: with them add --config.input.bgr=False
 "--config.input.mean=(123.675, 116.28, 103.53)" "--config.input.std=(58.395, 57.12, 57.375)".
 
 Hardware: one GPU with 8 GB.

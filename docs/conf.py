@@ -1,4 +1,4 @@
-"""Sphinx: every page is executed, a warning is an error, and nothing is loaded from elsewhere."""
+"""Sphinx: pages run their code, a warning is an error, and nothing is loaded from elsewhere."""
 
 import os
 import pathlib

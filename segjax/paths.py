@@ -135,7 +135,7 @@ def gcs() -> Any:
     try:
         import gcsfs  # noqa: F401, fsspec finds it by its name
     except ImportError as error:
-        raise ValueError(f"{GCS} needs gcsfs: pip install 'segjax[gcs]' ({error})") from error
+        raise ValueError(f"{GCS} needs gcsfs: pip install '.[gcs]' ({error})") from error
     import fsspec
 
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints what it raises, too

@@ -140,7 +140,7 @@ def compile_only(topology: Slice) -> list[jax.Device]:
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
             f"compiling for {topology.name} needs libtpu, the compiler for TPUs (Linux): "
-            "pip install 'segjax[tpu]'"
+            "pip install '.[tpu]'"
         )
     from jax.experimental import topologies
 

@@ -429,5 +429,5 @@ def test_mistakes_are_one_line_before_anything_is_compiled(bucket, monkeypatch, 
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     paths.gcs.cache_clear()
     line = said(*train, "--workdir=gs://third/run")
-    assert "gs:// needs gcsfs: pip install 'segjax[gcs]'" in line
+    assert "gs:// needs gcsfs: pip install '.[gcs]'" in line
     paths.gcs.cache_clear()

@@ -67,7 +67,7 @@ def hosts(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=300,
         metavar="S",
-        help="seconds within which all processes must come [300]",
+        help="seconds within which all processes must come, with --distributed [300]",
     )
     parser.add_argument(
         "--heartbeat",
@@ -81,6 +81,9 @@ def hosts(parser: argparse.ArgumentParser) -> None:
 def joined(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
     """Returns the context in which a command runs, together with other hosts or alone."""
     if not arguments.distributed:
+        for name in ("coordinator", "processes", "process"):
+            if getattr(arguments, name) is not None:
+                raise ValueError(f"--{name} is for several hosts; write --distributed too")
         return contextlib.nullcontext()
     from segjax import hosts
 

@@ -39,8 +39,9 @@ options:
   COMMAND --no-compilation-cache
               compile anew; otherwise compiled programs are kept in ~/.cache/segjax/compiled
 
-Exit code: 0; 1 where some files failed, or memory did; 2 for a mistake in the arguments or in what
-they name; 130 when interrupted (Ctrl-C), 143 when terminated.
+Exit code: 0; 1 where some files failed, memory did, or the loss of a training was not finite; 2 for
+a mistake in the arguments or in what they name; 130 when interrupted (Ctrl-C), 143 when terminated,
+129 when the terminal of a training was closed.
 """
 
 

@@ -17,7 +17,7 @@ EXAMPLES = """\
   segjax plan --config=segnet_camvid --crop 360x480 --batch 2 4 8 --config.model.dtype=bfloat16
   segjax plan --config=segnet_camvid --topology=v5e:4x4 --batch 4
 
-The last needs no TPU, only libtpu: pip install 'segjax[tpu]' on Linux. It takes minutes; --quick
+The last needs no TPU, only libtpu: pip install '.[tpu]' on Linux. It takes minutes; --quick
 less, and then more memory is shown than the step needs.
 """
 

@@ -45,7 +45,9 @@ def parser() -> argparse.ArgumentParser:
     """Returns the parser of the arguments."""
     parser = shared.parser("tune-crf", EXAMPLES)
     shared.run(parser)
-    parser.add_argument("--images", type=shared.positive, default=100, metavar="N", help="[100]")
+    parser.add_argument(
+        "--images", type=shared.positive, default=100, metavar="N", help="how many [100]"
+    )
     parser.add_argument("--split", default="", help="of the data set [the one to validate on]")
     shared.step(parser)
     parser.add_argument("--data", default="", metavar="DIR", help="folder of the raw data")
@@ -56,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         ("beta", "its widths in colour, of 0..255 [3 4 5 6]"),
     ):
         parser.add_argument(f"--{name}", nargs="+", type=float, metavar="X", help=about)
-    parser.add_argument("--w2", type=float, default=3.0, help="of the spatial kernel [3]")
+    parser.add_argument("--w2", type=float, default=3.0, help="weight of the spatial kernel [3]")
     parser.add_argument("--gamma", type=float, default=3.0, help="its width in pixels [3]")
     parser.add_argument("--finer", type=int, default=2, help="rounds with half the steps [2]")
     return parser

@@ -48,7 +48,7 @@ class Report:
     def __str__(self) -> str:
         line = f"loaded {len(self.loaded)} of {len(self.loaded) + len(self.new)} tensors"
         if self.new:
-            line += f", left new: {_listed(self.new)}"
+            line += f", initialised afresh: {_listed(self.new)}"
         # Only the last axis differs, everywhere alike: the number of classes.
         heads = {
             (given[-1], needed[-1]) if given and given[:-1] == needed[:-1] else None

@@ -153,7 +153,7 @@ def _torch(path: pathlib.Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError as error:
         raise ValueError(
-            f"{path} needs torch to be read: pip install 'segjax[parity]', or convert it to "
+            f"{path} needs torch to be read: pip install '.[parity]', or convert it to "
             ".safetensors where torch is installed"
         ) from error
     try:

@@ -12,6 +12,7 @@ import jax
 import pytest
 
 import segjax
+from segjax.cli import arguments
 from segjax.cli import main as cli
 from tests.cli.runs import picture, said
 
@@ -105,17 +106,26 @@ def test_version_and_the_module(capsys):
     assert (done.returncode, done.stdout) == (0, printed)
 
 
+def test_a_place_among_hosts_without_hosts_is_refused():
+    parser = arguments.parser("train", "")
+    arguments.hosts(parser)
+    with arguments.joined(parser.parse_args([])):
+        pass
+    with pytest.raises(ValueError, match="--process is for several hosts; write --distributed"):
+        arguments.joined(parser.parse_args(["--process=0"]))
+
+
 def test_unknown_words_are_refused(capsys):
     assert cli.main(["fly"]) == 2
     assert "no command 'fly'; accepted are " in said(capsys)[1]
-    for arguments in (
+    for words in (
         *(["predict", "a", "b", "--bogus"], ["plan", "--config=a", "--bogus"]),
         ["report", "a", "--config.x=1"],
     ):
         with pytest.raises(SystemExit) as stop:
-            cli.main(arguments)
+            cli.main(words)
         assert stop.value.code == 2
-        assert arguments[-1] in capsys.readouterr().err
+        assert words[-1] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

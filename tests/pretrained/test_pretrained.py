@@ -28,7 +28,7 @@ def needs(*modules: str) -> None:
     """Skips where the independent implementation is not installed."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        pytest.skip(f"compares with torch: pip install 'segjax[parity]' ({missing[0]} is missing)")
+        pytest.skip(f"compares with torch: pip install '.[parity]' ({missing[0]} is missing)")
 
 
 def difference(found: np.ndarray, expected: np.ndarray) -> float:
@@ -406,9 +406,9 @@ def test_a_head_of_other_classes_stays_new(tmp_path: pathlib.Path):
     path = write(tmp_path, golden(SMALL)[0], "safetensors")
     loaded, report = pretrained.load(path, model, variables, strict=False)
     assert str(report).splitlines()[0] == (
-        "checkpoint head has 5 classes, model has 9: loaded 185 of 189 tensors, left new: "
-        "params/aux/logits/bias, params/aux/logits/kernel, params/head/logits/bias, "
-        "params/head/logits/kernel"
+        "checkpoint head has 5 classes, model has 9: loaded 185 of 189 tensors, "
+        "initialised afresh: params/aux/logits/bias, params/aux/logits/kernel, "
+        "params/head/logits/bias, params/head/logits/kernel"
     )
     for path in report.new:
         old, new = (files.flatten(tree)[path] for tree in (variables, loaded))
@@ -476,8 +476,9 @@ def test_merge_takes_what_fits_and_keeps_types():
     assert report.loaded == ("params/a/kernel",)
     assert report.reshaped == {"params/b/kernel": ((2, 2), (4,))}
     assert str(report) == (
-        "loaded 1 of 2 tensors, left new: params/b/kernel; of another shape: params/b/kernel is "
-        "(2, 2) in the file and (4,) in the network; not used: params/c"
+        "loaded 1 of 2 tensors, initialised afresh: params/b/kernel; "
+        "of another shape: params/b/kernel is (2, 2) in the file and (4,) in the network; "
+        "not used: params/c"
     )
     with pytest.raises(ValueError, match=r"nothing.*b/kernel is \(\) in the file"):
         pretrained.merge(variables, {"params": {"b": {"kernel": 1.0}, "c": np.ones(3)}})
