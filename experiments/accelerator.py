@@ -167,7 +167,7 @@ def _row(name: str, values: dict[str, Any]) -> str:
     memory = values["peak_bytes"]
     cells = (
         name,
-        values["devices"][0],
+        values["origins"][-1]["devices"][0],
         f"{values['step']} of {values['steps']}",
         f"{100 * values['scores']['mean_iou']:.2f}",
         f"{values['images_per_second']:.1f}",
@@ -204,11 +204,10 @@ def train(name: str, scale_name: str, data: pathlib.Path, out: pathlib.Path) -> 
     save_weights(out / "weights" / name, run.variables, metadata)
     memory = jax.local_devices()[0].memory_stats() or {}
     values = {
-        **trial.origin(),
+        **trial.record(config, workdir),
         "scale": dataclasses.asdict(scale),
         "dtype": config.model.dtype,
         "step": run.step,
-        "steps": config.train.steps,
         "scores": scores,
         "images_per_second": trial.speed(workdir),
         "peak_bytes": memory.get("peak_bytes_in_use"),

@@ -39,7 +39,7 @@ def test_the_summary_is_written_after_each_part(tmp_path, monkeypatch):
     accelerator.run(arguments(tmp_path, minutes=10))
     summary = (pathlib.Path(tmp_path) / "summary.md").read_text()
     assert "| good | done" in summary and "failed (ValueError: a reason)" in summary
-    values = {"devices": ["one"], "step": 3, "steps": 4, "scores": {"mean_iou": 0.5}}
+    values = {"origins": [{"devices": ["one"]}], "step": 3, "steps": 4, "scores": {"mean_iou": 0.5}}
     values |= {"images_per_second": 2.0, "peak_bytes": None}
     (tmp_path / "segnet.json").write_text(json.dumps(values))
     accelerator.run(arguments(tmp_path, minutes=0))
