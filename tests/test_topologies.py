@@ -60,7 +60,7 @@ def test_another_name_is_refused_with_those_there_are(name):
 
 def test_without_libtpu_it_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"needs libtpu.*pip install 'segjax\[tpu\]'"):
+    with pytest.raises(ValueError, match=r"needs libtpu.*pip install '\.\[tpu\]'"):
         topologies.compile_only(V5E)
 
 

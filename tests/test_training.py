@@ -366,7 +366,7 @@ def test_all_processes_go_on_after_the_same_step(tmp_path, monkeypatch):
     monkeypatch.setattr(hosts, "link", lambda: link)
     with pytest.raises(InterruptedError):
         training.train(settings(tmp_path, 1), tmp_path / "run")
-    assert told[-1] == {"goes on after step": 0}
+    assert told[-1] == {"goes on after step": 0, "scored": False}
     assert told[-2] == {f"--workdir={tmp_path / 'run'}": "the run's", "last step": 0}
 
 

@@ -144,7 +144,7 @@ def test_what_torch_wrote_beside_tensors_is_named(tmp_path: pathlib.Path):
 def test_without_torch_the_extra_is_named(tmp_path: pathlib.Path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     (tmp_path / "a.pth").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"pip install 'segjax\[parity\]'"):
+    with pytest.raises(ValueError, match=r"pip install '\.\[parity\]'"):
         files.read(tmp_path / "a.pth")
     with pytest.raises(ValueError, match="does not exist"):
         files.read(tmp_path / "b.pth")
