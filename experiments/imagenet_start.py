@@ -5,7 +5,9 @@
 SegNet's encoder from VGG16's convolutions and from nothing, DeepLab v3 and PSPNet with ResNet-50
 from nothing: all of the published size, for the same number of steps of the same batch. Learning
 rate, weight decay and input are each network's own, and the ResNets' crops are a pixel larger. The
-file holds VGG16 as trained with Caffe (BGR, 0..255); without it the first network is left out.
+file holds VGG16 as trained with Caffe (BGR, 0..255); without it the first network is left out. What
+was run here started from 13 convolutions that descend from ImageNet weights but may have been
+trained further, rounded to float16.
 """
 
 from experiments import trial

@@ -253,9 +253,9 @@ def finish(trial: Trial, workdir: pathlib.Path) -> None:
     if not _evaluation(trial, workdir).exists():
         log.say(f"trial {trial.name}: {workdir}")
         path = workdir / ORIGINS
-        before = json.loads(path.read_text()) if path.exists() else []
-        if origin() not in before:
-            files.write_json(path, [*before, origin()])
+        before, here = json.loads(path.read_text()) if path.exists() else [], origin()
+        if here not in before:
+            files.write_json(path, [*before, here])
         stopped = training.train(trial.config, workdir)
         jax.clear_caches()
         if stopped:
