@@ -336,7 +336,7 @@ class Program:
                 runs |= peer.training(image, label, self.case.heads)
         if self.eager:
             runs.pop("torch.compile", None)
-        times = seconds(runs, min(budget, (5.0 if GPU else 20.0) * len(runs)))
+        times = seconds(runs, min(budget, (5.0 if GPU else 60.0) * len(runs)))
         about = {"network": self.name, "dtype": self.dtype, "mode": self.mode}
         for row in rows_of(times, self.batch, about):
             yield row | (self.about if row["by"] == "segjax" else {})
