@@ -3,8 +3,8 @@
     python train.py --config=configs/deeplab_v3_cityscapes.py --config.data.dir=cityscapes \
         --config.train.init_from=resnet101.pth --workdir=runs/deeplab_v3_cityscapes
 
-Output stride 16, crops of 769, whole images of 1024x2048 in evaluation; at stride 8 with
---config.model.output_stride=8.
+Output stride 16, crops of 769, whole images in evaluation, filled up to 1025x2049, where corners
+stay aligned; at stride 8 with --config.model.output_stride=8.
 Body and normalisation are as torchvision's ImageNet weights need them, stride_in="3x3" and
 first_rate="previous". Without these two fields the network is the paper's, for weights trained with
 the stride in the 1x1 convolution.
@@ -22,7 +22,7 @@ def get_config() -> Config:
     """Returns the configuration of the run."""
     return Config(
         model=DeepLabV3(num_classes=19, stride_in="3x3", first_rate="previous"),
-        data=Data(name="cityscapes", canvas=(1024, 2048)),
+        data=Data(name="cityscapes", canvas=(1025, 2049)),
         augment=Augment(crop=(769, 769), scale_range=(0.5, 2.0), flip=0.5),
         loss=Loss(resolution="label", align_corners=True),
         optim=Optim(

@@ -21,7 +21,7 @@ def get_config() -> Config:
     """Returns the configuration of the run."""
     return Config(
         model=PSPNet(num_classes=19),
-        data=Data(name="cityscapes", canvas=(1024, 2048)),
+        data=Data(name="cityscapes", canvas=(1025, 2049)),
         augment=Augment(crop=(713, 713), scale_range=(0.5, 2.0), flip=0.5),
         loss=Loss(heads={"logits": 1.0, "aux": 0.4}, resolution="label", align_corners=True),
         optim=Optim(

@@ -27,6 +27,7 @@ from segjax.crf_rnn import Kernels
 from segjax.data.builders.camvid import Camvid
 from segjax.data.images import read_image
 from segjax.evaluate.scoring import evaluator
+from segjax.models.pspnet import PSPNet
 from segjax.predict.protocols import Protocol
 from segjax.workdir import open_run
 
@@ -126,7 +127,8 @@ def segnet_config(scale: Scale, model: nn.Module, **optim: Any) -> Config:
 def resnet_config(scale: Scale, model: nn.Module, **optim: Any) -> Config:
     """Returns the configuration of a trial with DeepLab v3 or PSPNet, started from nothing.
 
-    Sizes are of the form 8k + 1, where corners stay aligned; the rim is filled up.
+    Sizes are of the form 8k + 1, for DeepLab v3 16k + 1, which is scored at both strides: with
+    them corners stay aligned. The rim is filled up.
 
     Args:
       scale: of the experiment.
@@ -134,10 +136,14 @@ def resnet_config(scale: Scale, model: nn.Module, **optim: Any) -> Config:
       **optim: fields of the optimiser to change.
     """
     optim = {"lr": 0.05, "weight_decay": 1e-4, **optim}
+    stride = 8 if isinstance(model, PSPNet) else 16
+    canvas, crop = (
+        tuple(-(-side // stride) * stride + 1 for side in size) for size in (scale.size, scale.crop)
+    )
     return Config(
         model=model,
-        data=Data(name="camvid", canvas=tuple(-(-side // 8) * 8 + 1 for side in scale.size)),
-        augment=Augment(crop=tuple(side + 1 for side in scale.crop)),
+        data=Data(name="camvid", canvas=canvas),
+        augment=Augment(crop=crop),
         loss=Loss(align_corners=True),
         optim=Optim(**optim),
         train=_train(scale),

@@ -303,6 +303,19 @@ def check(config: Config, *, devices: int = 1) -> None:
         )
 
 
+def alignment(config: Config) -> int:
+    """Returns of which number the sides of images are to be a multiple, and one more.
+
+    With aligned corners the last pixel of an image is taken for the last one of the network's map.
+    That is so with sides of 321, 473, 513, 713 or 769 pixels, those of the papers' crops; with
+    others the upsampled scores are shifted by up to a stride less one pixel. 1, any side will do,
+    without aligned corners, and with `train.rows`, whose bands are of even heights.
+    """
+    if not config.loss.align_corners or config.train.rows > 1:
+        return 1
+    return getattr(config.model, "output_stride", 8)
+
+
 def given_class_weights(config: Config) -> tuple[float, ...]:
     """Returns the numbers that `loss.class_weights` lists, one a class; any where the data tell.
 

@@ -236,6 +236,7 @@ def prepare(config: Config, splits: Sequence[str] = ()) -> tuple[Config, dataset
     groups = rows.mesh(jax.local_devices(), config.train.rows).shape[rows.BATCH]
     config_lib.check(config, devices=groups * jax.process_count())
     prepared = datasets.prepare(config.data, splits, first=jax.process_index() == 0)
+    prepared = dataclasses.replace(prepared, aligned=config_lib.alignment(config))
     config = _from_data(config, prepared)
     given, names = config.model.num_classes, prepared.dataset.classes
     if given != len(names):
@@ -245,8 +246,7 @@ def prepare(config: Config, splits: Sequence[str] = ()) -> tuple[Config, dataset
             "those of the data"
         )
     for split in prepared.folders:
-        whole = prepared.canvas(split)
-        whole = [given or side for given, side in zip(config.data.canvas, whole, strict=True)]
+        whole = prepared.filled_up(split, config.data.canvas)
         size = config.augment.crop if split == config.data.train_split else (0, 0)
         size = [given or side for given, side in zip(size, whole, strict=True)]
         rows.check(config.model, tuple(size), config.train.rows)
@@ -307,6 +307,16 @@ def warn(config: Config) -> None:
             f"global batch {config.train.batch_size} with trainable BatchNorm: statistics will be "
             f"poor. Options: {'; '.join(advice)}"
         )
+    stride = config_lib.alignment(config)
+    for field, size in (("data.canvas", config.data.canvas), ("augment.crop", config.augment.crop)):
+        right = [-(-(side - 1) // stride) * stride + 1 if side else 0 for side in size]
+        if right != list(size):
+            log.warn(
+                f"{field} is {tuple(size)} and loss.align_corners is set: the scores of the "
+                f"network are shifted, at the far end by up to {stride - 1} pixels, unless sides "
+                f"are a multiple of {stride} and one more; write "
+                f'--config.{field}="({right[0]},{right[1]})"'
+            )
     updates = config.train.steps // config.optim.accumulate
     if config.optim.warmup > updates:
         log.warn(

@@ -130,6 +130,13 @@ FACTORS = {  # configuration: parameter: its learning rate and its weight decay 
 }
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_aligned_corners_stay_where_they_are(name):
+    config = load(name)
+    for sides in (config.data.canvas, config.augment.crop):
+        assert not any((side - 1) % config_lib.alignment(config) for side in sides if side)
+
+
 @pytest.mark.parametrize("name", FACTORS)
 def test_learning_rate_and_weight_decay_of_parameters(name):
     """The first update from parameters of one: by the gradient alone, and by the decay alone."""

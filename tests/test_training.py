@@ -21,7 +21,7 @@ from segjax.data.builders import cityscapes
 from segjax.data.labels import colour_map
 from segjax.evaluate import scoring
 from segjax.evaluate.step import eval_step, out_axes
-from segjax.models import SegNetBasic
+from segjax.models import DeepLabV3, SegNetBasic
 from segjax.predict import label_files, protocols
 from segjax.predict import segmenter as predict
 from segjax.report import gallery
@@ -436,6 +436,21 @@ def test_a_damaged_log_does_not_stop_a_run(tmp_path):
     training.train(settings(tmp_path, 3), tmp_path / "run")
     rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["step", "1", "2", "2", "3", "3"]
+
+
+def test_images_that_shift_aligned_corners_are_named(tmp_path, capsys):
+    config = settings(tmp_path, 1)
+    config.model = DeepLabV3(num_classes=7)
+    config.data.canvas, config.augment.crop = (64, 65), (33, 33)
+    training.warn(config)
+    assert "align_corners" not in capsys.readouterr().err
+    config.loss.align_corners = True
+    training.warn(config)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "up to 15 pixels" in said and '--config.data.canvas="(65,65)"' in said
+    assert "--config.augment.crop" not in said
+    _, prepared = training.prepare(config)
+    assert prepared.filled_up("val", (0, 0)) == (33, 49)  # of 32x48
 
 
 def test_the_advice_on_batch_norm_leaves_out_what_the_run_does(tmp_path, capsys):

@@ -129,6 +129,8 @@ class Checked:
     dataset: Dataset
     summaries: dict[str, Summary]  # split: what it holds; the first one is to train on
     skipped: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)  # files left out
+    # Sides that are chosen here are a multiple of it and one more, see `config.alignment`.
+    aligned: int = dataclasses.field(default=1, kw_only=True)
 
     @property
     def class_weights(self) -> np.ndarray:
@@ -141,12 +143,20 @@ class Checked:
         summaries = [self.summaries[split] for split in splits]
         return max(s.height for s in summaries), max(s.width for s in summaries)
 
+    def filled_up(self, split: str, canvas: tuple[int, int]) -> tuple[int, int]:
+        """Returns a canvas for a split: its largest height and width where `canvas` has a 0."""
+        own = (-(-(side - 1) // self.aligned) * self.aligned + 1 for side in self.canvas(split))
+        return tuple(given or side for given, side in zip(canvas, own, strict=True))
+
     def crop(self, largest: int) -> tuple[int, int]:
         """Returns a crop to train with: the largest image, at most `largest` pixels a side.
 
-        Sides of images are rounded up to multiples of 8.
+        Sides of images are rounded up to multiples of 8, or as `aligned` asks.
         """
-        height, width = (-(-side // 8) * 8 for side in self.canvas(*self.summaries))
+        multiple, more = (self.aligned, 1) if self.aligned > 1 else (8, 0)
+        own = self.canvas(*self.summaries)
+        height, width = (-(-(side - more) // multiple) * multiple + more for side in own)
+        largest -= (largest - 1) % self.aligned
         return min(height, largest), min(width, largest)
 
     def table(self) -> Table:

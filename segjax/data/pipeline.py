@@ -223,8 +223,8 @@ class Batches(Iterator[Batch]):
 
 
 def _leave_signals(worker: int, workers: int) -> None:
-    """Makes a worker ignore Ctrl-C, which reaches it too: the process that trains decides."""
-    for number in (signal.SIGINT, signal.SIGHUP):
+    """Makes a worker ignore what stops a run and reaches it too: the process that trains decides."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -332,7 +332,7 @@ def _loader(
         ValueError: the canvas is too small.
     """
     height, width = prepared.canvas(split)
-    canvas = (data.canvas[0] or height, data.canvas[1] or width)
+    canvas = prepared.filled_up(split, data.canvas)
     if canvas[0] < height or canvas[1] < width:
         summary = prepared.summaries[split]
         name = summary.highest if canvas[0] < height else summary.widest

@@ -482,7 +482,12 @@ def test_check_suggests_and_writes_nothing(own):
     write(raw(own, "masks/004.png"), blocks(40, 60))
     checked = datasets.check(own)
     assert checked.crop(256) == (40, 64) and checked.crop(50) == (40, 50)  # of 40 x 60
-    assert checked.canvas("train") == (40, 60)
+    assert checked.canvas("train") == checked.filled_up("train", (0, 0)) == (40, 60)
+    aligned = dataclasses.replace(checked, aligned=16)
+    assert aligned.canvas("train") == (40, 60)
+    assert aligned.filled_up("train", (0, 0)) == (49, 65)
+    assert aligned.filled_up("train", (0, 64)) == (49, 64)
+    assert aligned.crop(256) == (49, 65) and aligned.crop(50) == (49, 49)
     assert len(checked.class_weights) == checked.dataset.num_classes == 3
     assert not pathlib.Path(own.cache).exists()
 

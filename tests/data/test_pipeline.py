@@ -5,6 +5,9 @@ import dataclasses
 import gc
 import json
 import math
+import multiprocessing
+import os
+import signal
 import threading
 import time
 
@@ -144,8 +147,14 @@ def test_worker_processes_give_the_same_batches(prepared, data):
     with train(prepared, data) as batches:
         expected = [next(batches) for _ in range(3)]
     with train(prepared, dataclasses.replace(data, workers=2)) as batches:
-        for batch in expected:
+        same(next(batches), expected[0])
+        workers = multiprocessing.active_children()
+        for worker in workers:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # as to a whole group
+                os.kill(worker.pid, number)
+        for batch in expected[1:]:
             same(next(batches), batch)
+        assert len(workers) == 2 and all(worker.is_alive() for worker in workers)
 
 
 def as_process(monkeypatch, index, count):
