@@ -223,7 +223,7 @@ class Batches(Iterator[Batch]):
 
 
 def _leave_signals(worker: int, workers: int) -> None:
-    """Makes a worker ignore what stops a run and reaches it too: the process that trains decides."""
+    """Makes a worker ignore signals that reach it too: the process that trains decides."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
