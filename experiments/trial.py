@@ -21,6 +21,7 @@ import jax
 import matplotlib
 import numpy as np
 
+from segjax import config as config_lib
 from segjax import files, log, state, training
 from segjax.config import Augment, Config, Data, Eval, Input, Loss, Optim, Train
 from segjax.crf_rnn import Kernels
@@ -36,6 +37,7 @@ import matplotlib.pyplot as plt
 
 NUM_CLASSES = 11  # of CamVid
 ORIGINS = "origins.json"  # in a run's folder: where its numbers come from, by start
+OF_A_RUN = ("data.dir", "data.cache", "train.seed", "train.init_from")  # which trials do not fix
 Scores = dict[str, Any]  # "mean_iou": 0.4, ..., and "iou": {"sky": 0.9, ...}
 
 
@@ -255,7 +257,12 @@ def _write(claim: Claim, result: dict[str, Any], path: pathlib.Path) -> None:
 
 
 def finish(trial: Trial, workdir: pathlib.Path) -> None:
-    """Trains a trial to its end, from where it stopped; SystemExit if a signal stops it."""
+    """Trains a trial to its end, from where it stopped; SystemExit if a signal stops it.
+
+    Raises:
+      ValueError: the folder holds a run of another configuration.
+    """
+    _refuse_another(trial, workdir)
     if not _evaluation(trial, workdir).exists():
         log.say(f"trial {trial.name}: {workdir}")
         path = workdir / ORIGINS
@@ -266,6 +273,19 @@ def finish(trial: Trial, workdir: pathlib.Path) -> None:
         jax.clear_caches()
         if stopped:
             raise SystemExit(128 + stopped)
+
+
+def _refuse_another(trial: Trial, workdir: pathlib.Path) -> None:
+    path = workdir / "config.json"
+    ran = json.loads(path.read_text()) if path.exists() else {}
+    for part, fields in json.loads(json.dumps(config_lib.to_dict(trial.config))).items():
+        for field, value in fields.items():
+            before = ran.get(part, {}).get(field, value)
+            if before != value and f"{part}.{field}" not in OF_A_RUN:
+                raise ValueError(
+                    f"{workdir} holds a run with {part}.{field}={before}, and trial {trial.name} "
+                    f"has {value}; delete the folder or choose another --out"
+                )
 
 
 def record(config: Config, workdir: pathlib.Path) -> dict[str, Any]:

@@ -104,7 +104,7 @@ RULES: dict[str, set[str]] = {
     "experiments/trial.py": allow(
         "cv2 matplotlib",
         "config crf_rnn data.builders.camvid data.images evaluate files log "
-        "predict.protocols state training workdir",
+        "models.pspnet predict.protocols state training workdir",
     ),
     "experiments/accelerator.py": allow("importlib", "files pretrained.files training workdir"),
     "experiments/crf_sharpens.py": allow(inside="config crf evaluate workdir"),

@@ -78,6 +78,10 @@ def test_a_tiny_claim_runs_and_goes_on(camvid, tmp_path, monkeypatch):
     assert [origin["packages"]["jax"] for origin in record["origins"]] == [jax.__version__]
     monkeypatch.setattr(training, "train", None)  # what is finished is not trained again
     assert trial.run(claim, TINY, str(camvid), tmp_path / "out") == result
+    other = trials(TINY)[0]
+    other.config.optim.lr = 0.5
+    with pytest.raises(ValueError, match=r"tiny-one-0.*optim.lr=0\.1, and trial one has 0\.5"):
+        trial.finish(other, tmp_path / "out" / "tiny" / "tiny-one-0")
     shutil.rmtree(tmp_path / "out" / "tiny")  # nor if its folder is gone
     assert trial.run(claim, TINY, str(camvid), tmp_path / "out") == result
     with pytest.raises(ValueError, match=r"tiny_tiny\.json has results of another scale"):
