@@ -38,7 +38,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             paths.of(path).write_bytes(buffer.getvalue())
         return
     path = pathlib.Path(path)
-    part = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

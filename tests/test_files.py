@@ -63,6 +63,7 @@ def test_no_address_in_a_bucket_leads_out_of_its_copies(part, monkeypatch):
         files.mirror(paths.of("gs://bucket/other"))
 
 
-def test_the_longest_name_that_a_file_may_have(tmp_path):
-    files.write_text(tmp_path / ("n" * 255), "text")
-    assert [p.name for p in tmp_path.iterdir()] == ["n" * 255]
+@pytest.mark.parametrize("name", ["n" * 255, "字" * 85], ids=["ASCII", "CJK"])
+def test_the_longest_name_that_a_file_may_have(tmp_path, name):
+    files.write_text(tmp_path / name, "text")
+    assert [p.name for p in tmp_path.iterdir()] == [name]
