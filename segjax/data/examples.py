@@ -14,6 +14,7 @@ import numpy as np
 from segjax.data import images
 from segjax.data.folders import in_brackets, near_miss, printable
 from segjax.data.images import DataError, DecodeError
+from segjax.data.labels import MAP_EXAMPLE
 from segjax.ops import IGNORE_LABEL
 
 SHOWN = 10  # problems listed in one error
@@ -123,7 +124,7 @@ class Summary:
         if self.pixels[IGNORE_LABEL] and self.ids() == [0]:
             raise DataError(
                 f"{masks} hold only {{0, 255}} and 255 is the ignore label, so every object pixel "
-                'would be ignored. Fix: --config.data.label_map="{0:0,255:1}"'
+                "would be ignored. Fix: " + MAP_EXAMPLE % "0:0,255:1"
             )
         if not self.ids():
             raise DataError(

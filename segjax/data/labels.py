@@ -9,7 +9,7 @@ from segjax.data.images import DataError
 from segjax.ops import IGNORE_LABEL
 
 VOID_COLOUR = (224, 224, 192)  # of PASCAL VOC
-MAP_EXAMPLE = '--config.data.label_map="{%s}"'
+MAP_EXAMPLE = '--config.data.label_map="{%s}" (segjax check: --label-map)'
 
 Colour = tuple[int, int, int]  # RGB, 0..255
 

@@ -72,6 +72,7 @@ def test_check_changes_ids(tmp_path, capsys):
     printed, _ = said(capsys)
     assert "'--config.data.label_map={0:0,255:1}'" in printed
     assert cli.main(["check", str(root)]) == 2  # objects of id 255 would be ignored
+    assert '"{0:0,255:1}" (segjax check: --label-map)' in said(capsys)[1]
 
 
 @pytest.mark.parametrize(

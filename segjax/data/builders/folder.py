@@ -85,7 +85,8 @@ class Folder(SegmentationBuilder):
         "  or images/ and labels/, train/images and train/masks, *.jpg and *_mask.png in one "
         "folder,\n"
         "  images/*.jpg and annotations.json (COCO); other names by\n"
-        "  --config.data.options=\"images='photos',masks='ids',suffix='_id'\"\n"
+        "  --config.data.options=\"images='photos',masks='ids',suffix='_id'\" (segjax check: "
+        "--options)\n"
         "  splits: images/train masks/train images/val masks/val, or train.txt and val.txt with "
         "names, or every tenth image is for validation"
     )
@@ -299,7 +300,8 @@ class Folder(SegmentationBuilder):
             both = " and ".join(folders.printable(p.relative_to(self.root)) for p in found)
             raise DataError(
                 f"{both} in {folders.printable(self.root)} list different classes; remove one, or "
-                f"write --config.data.options=\"classes='{found[0].name}'\""
+                f"write --config.data.options=\"classes='{found[0].name}'\" "
+                "(segjax check: --options)"
             )
         return next(iter(found), None)
 
