@@ -1,9 +1,10 @@
 """Annotations in COCO's JSON as semantic masks.
 
 Class 0 is the background, which no annotation covers; the categories follow by their ids. Where
-annotations overlap, the smaller one lies on top, and of two of one size the later one. A crowd
-(`iscrowd` 1) is ignored, 255, except where another annotation lies on it. A category called
-background is class 0 itself, and one called void or ignore is ignored.
+each split has a file of its own, that of the training split numbers the classes, and the others
+follow by name. Where annotations overlap, the smaller one lies on top, and of two of one size the
+later one. A crowd (`iscrowd` 1) is ignored, 255, except where another annotation lies on it. A
+category called background is class 0 itself, and one called void or ignore is ignored.
 """
 
 import dataclasses
@@ -87,6 +88,25 @@ class Annotations:
             )
         pairs.sort(key=lambda pair: pair.id)
         return pairs, [path for path in files if path not in self.of_path]
+
+    def numbered_like(self, other: "Annotations") -> "Annotations":
+        """Returns the annotations with the train ids that another file gives to the same names.
+
+        Raises:
+            DataError: the other file lacks one of the names.
+        """
+        names = {c: self.classes[i] for c, i in self.train_ids.items() if i != IGNORE_LABEL}
+        for category, name in names.items():
+            if name not in other.classes:
+                raise DataError(
+                    f"{printable(self.file)} has the category {category} {name!r}, which "
+                    f"{printable(other.file)} lacks, by which the classes are numbered; write the "
+                    "same categories in both"
+                )
+        named = {category: other.classes.index(name) for category, name in names.items()}
+        return dataclasses.replace(
+            self, classes=other.classes, train_ids={**self.train_ids, **named}
+        )
 
     def draw(self, path: pathlib.Path) -> np.ndarray:
         """Draws the train ids of an image, uint8 [H, W].

@@ -386,6 +386,8 @@ def _builders(
     if data.train_split not in splits and not next(iter(builders.values())).knows_classes:
         # The ids of one split are not the classes: it may lack one that others have.
         return _builders(data, (data.train_split, *splits), endings)
+    for builder in builders.values():
+        builder.number_like((data.train_split, *splits))
     return builders
 
 

@@ -185,3 +185,40 @@ def test_where_annotations_lie(tmp_path, file, pictures):
     assert [s.num_images for s in found.summaries.values()] == [10, 10] if "{" in file else [18, 2]
     assert found.dataset.classes == ("background", "road", "car")
     assert any("images are not in" in line and "extra" in line for line in found.skipped)
+
+
+def two_splits(root, train, val):
+    """Splits whose files have categories of their own; each picture shows the last one."""
+    for split, names in (("train", train), ("val", val)):
+        name = f"{split}.jpg"
+        write(root / f"{split}2017" / name, jpeg(picture()))
+        found = values(
+            annotation(len(names), box(2, 3, 10, 8)),
+            images=[{"id": 7, "file_name": name, "height": SIZE[0], "width": SIZE[1]}],
+            categories=[{"id": i, "name": n} for i, n in enumerate(names, 1)],
+        )
+        write(root / f"annotations/instances_{split}2017.json", json.dumps(found).encode())
+    return config.Data(name="folder", dir=str(root), cache=str(root / "cache"))
+
+
+@pytest.mark.parametrize("splits", [(), ("val",)])
+def test_the_training_split_numbers_the_classes_of_all(tmp_path, splits):
+    data = two_splits(tmp_path, ["car", "person", "tree"], ["car", "tree"])
+    for read in (datasets.check, datasets.prepare):
+        found = read(data, splits)
+        assert found.dataset.classes == ("background", "car", "person", "tree")
+        assert found.summaries["val"].ids() == [0, 3]
+    assert datasets.check(data, ["val", "train"]).dataset.classes[2] == "person"
+
+
+def test_the_first_split_numbers_the_classes_where_none_is_for_training(tmp_path):
+    data = two_splits(tmp_path, ["car", "person"], ["person"])
+    (tmp_path / "annotations/instances_train2017.json").unlink()
+    assert datasets.check(data, ["val"]).dataset.classes == ("background", "person")
+
+
+def test_a_category_that_the_training_split_lacks_is_named(tmp_path):
+    data = two_splits(tmp_path, ["car"], ["void", "background", "tree"])
+    named = r"_val2017.json has the category 3 'tree', which \S+_train2017.json lacks, by which"
+    with pytest.raises(DataError, match=named):
+        datasets.check(data)

@@ -108,6 +108,15 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         """Whether the classes are known before a mask is read."""
         return True
 
+    def number_like(self, splits: Iterable[str]) -> None:
+        """Numbers the classes as the first of some splits that has classes of its own.
+
+        Most layouts have one list for all splits; then there is nothing to do.
+
+        Raises:
+            DataError: this split has a class that the other lacks.
+        """
+
     @functools.cached_property
     def pairs(self) -> list[Pair]:
         """The files of the split, in the order of the records."""

@@ -120,8 +120,7 @@ class Folder(SegmentationBuilder):
         if file := self._class_list(classes):
             self._take_classes(*read_classes(file))
         elif self.root.is_dir() and (found := self._find_coco()):
-            self._coco = found
-            self._take_classes(found.classes, {i: i for i in found.ids})
+            self._take_coco(found)
 
     def _take_classes(self, names: tuple[str, ...], codes: dict[int | Colour, int]) -> None:
         self.classes = names
@@ -129,6 +128,15 @@ class Folder(SegmentationBuilder):
         self.colours = {c: i for c, i in codes.items() if not isinstance(c, int)} or None
         of = {i: c for c, i in (self.colours or {}).items()}
         self.palette = tuple(of[i] for i in range(len(names)) if i in of)
+
+    def _take_coco(self, annotations: coco.Annotations) -> None:
+        self._coco = annotations
+        self._take_classes(annotations.classes, {i: i for i in annotations.ids})
+
+    def number_like(self, splits: Iterable[str]) -> None:
+        if self._coco:
+            first = next(filter(None, map(self._annotations, splits)), self._coco)
+            self._take_coco(self._coco.numbered_like(first))
 
     @property
     def knows_classes(self) -> bool:
@@ -352,7 +360,9 @@ class Folder(SegmentationBuilder):
         if not masks:
             inside = _one_folder(pictures[0], self._suffix)
             # Without any masks the likely place is named, and each image without one.
-            return inside or (None if self._coco_files() else Place(pictures[0], root / "masks"))
+            return inside or (
+                None if self._coco_files(self.split) else Place(pictures[0], root / "masks")
+            )
         self._only(pictures, "images")
         self._only(masks, "masks")
         return _with_suffix(pictures[0], masks[0], self._suffix)
@@ -368,9 +378,9 @@ class Folder(SegmentationBuilder):
 
     # COCO
 
-    def _coco_files(self) -> list[pathlib.Path]:
-        """Returns the files of annotations, those of the split alone where there are such."""
-        aliases = SPLITS.get(self.split, (self.split,))
+    def _coco_files(self, split: str) -> list[pathlib.Path]:
+        """Returns the files of annotations, those of a split alone where there are such."""
+        aliases = SPLITS.get(split, (split,))
         own, common = [], []
         for place in (self.root, self.root / "annotations", *_named(self.root, aliases)):
             if not place.is_dir():
@@ -388,14 +398,17 @@ class Folder(SegmentationBuilder):
         return own or common
 
     def _find_coco(self) -> coco.Annotations | None:
-        if not self._coco_files():
+        if not self._coco_files(self.split):
             return None
         try:
             if self._find_place():
                 return None  # masks are files
         except DataError:
             return None
-        found = [a for a in map(coco.read, self._coco_files()) if a]
+        return self._annotations(self.split)
+
+    def _annotations(self, split: str) -> coco.Annotations | None:
+        found = [a for a in map(coco.read, self._coco_files(split)) if a]
         if len(found) > 1:
             both = " and ".join(folders.printable(a.file) for a in found)
             raise DataError(f"{both} may both hold the annotations; move one elsewhere")
