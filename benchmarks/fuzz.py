@@ -162,9 +162,8 @@ def masks(_: pathlib.Path) -> Try:
     colours = {(0, 0, 0): 0, (1, 2, 3): 1}
 
     def read(data: bytes, *, coloured: bool) -> None:
-        images.palette(data)
         labels.to_train_ids(
-            images.read_mask(data),
+            images.read_mask_and_palette(data)[0],
             {0: 0, 1: 1, 2: 2, 3: 3, 255: 255},
             label_map={9: 255},
             colours=colours if coloured else None,

@@ -25,7 +25,7 @@ from rich.table import Table
 from segjax import config, files, paths
 from segjax.data.builders import ade20k, camvid, cityscapes, folder, shapes, voc_segmentation
 from segjax.data.builders.base import SegmentationBuilder
-from segjax.data.examples import Summary
+from segjax.data.examples import Summary, same_colour
 from segjax.data.folders import some, subfiles
 from segjax.data.images import DataError
 from segjax.data.labels import Colour, parse_label_map
@@ -557,7 +557,18 @@ def _summary(folder: pathlib.Path) -> Summary:
 def _complete(
     dataset: Dataset, builder: SegmentationBuilder, summaries: dict[str, Summary]
 ) -> Dataset:
-    """Fills in what only the folder of a data set tells."""
+    """Fills in what only the folder of a data set tells.
+
+    Raises:
+        DataError: the splits contradict each other, or the ids are not those of classes.
+    """
+    palette: dict[str, tuple[Colour, str]] = {}
+    for summary in summaries.values():
+        for index, (colour, file) in summary.palette.items():
+            try:
+                same_colour(palette, index, colour, file)
+            except DataError as error:
+                raise DataError(f"{file} {error}") from None
     ids = sorted({i for summary in summaries.values() for i in summary.ids()})
     first = next(iter(summaries.values()))
     described = builder.describe(ids)

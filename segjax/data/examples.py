@@ -14,7 +14,7 @@ import numpy as np
 from segjax.data import images
 from segjax.data.folders import in_brackets, near_miss, printable
 from segjax.data.images import DataError, DecodeError
-from segjax.data.labels import MAP_EXAMPLE
+from segjax.data.labels import MAP_EXAMPLE, Colour
 from segjax.ops import IGNORE_LABEL
 
 SHOWN = 10  # problems listed in one error
@@ -71,6 +71,8 @@ class Summary:
     files: dict[str, int] = dataclasses.field(default_factory=dict)  # of the records: bytes
     names: list[str] = dataclasses.field(default_factory=list)  # ids, in the order of the records
     undecoded: list[str] = dataclasses.field(default_factory=list)  # files left out, and why
+    # Of masks read by the index of a palette: the index, its colour, and the first file with it.
+    palette: dict[str, tuple[Colour, str]] = dataclasses.field(default_factory=dict)
 
     def add(self, example: Example) -> None:
         """Counts one example."""
@@ -133,6 +135,30 @@ class Summary:
             )
         weights = median_frequency(self.pixels[:IGNORE_LABEL], self.image_pixels[:IGNORE_LABEL])
         self.class_weights = weights.tolist()
+
+
+def same_colour(
+    palette: dict[str, tuple[Colour, str]], index: str, colour: Colour, file: str
+) -> None:
+    """Notes the colour that an index has in the palette of a mask, where it is the first.
+
+    Args:
+        palette: as in Summary; several threads may change it.
+        index: that occurs in the mask.
+        colour: RGB.
+        file: the mask.
+
+    Raises:
+        DataError: the index had another colour before; the message has no subject.
+    """
+    other, first = palette.setdefault(index, (colour, file))
+    if tuple(other) != tuple(colour):
+        raise DataError(
+            f"has the colour {tuple(colour)} for the index {index} of its palette, but {first} "
+            f"has {tuple(other)}, so the indices do not tell the classes. List the colour of every "
+            "class in classes.txt, 'road 128 64 128'; or, if the indices are the ids, save all "
+            "masks in grey"
+        )
 
 
 def median_frequency(pixels: Sequence[int], image_pixels: Sequence[int]) -> np.ndarray:

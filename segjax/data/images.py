@@ -122,7 +122,20 @@ def read_mask(data: bytes) -> np.ndarray:
     Raises:
         DataError: as by `decode`, or the numbers were changed by lossy compression.
     """
+    return read_mask_and_palette(data)[0]
+
+
+def read_mask_and_palette(data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns `read_mask`, and the palette, uint8 [N, 3] RGB by index, or None without one."""
     image, orientation = _load(data)
+    numbers = _numbers(data, image, orientation)
+    if image.mode not in ("P", "PA"):
+        return numbers, None
+    return numbers, np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+
+
+def _numbers(data: bytes, image: Image.Image, orientation: int) -> np.ndarray:
+    """Returns the numbers that a decoded mask file stores."""
     if image.format in ("JPEG", "MPO"):
         raise DataError(
             "is a JPEG: its compression changes ids near every edge. Export the mask as PNG"
@@ -157,17 +170,6 @@ def read_mask(data: bytes) -> np.ndarray:
     raise DataError(
         f"has the colours {mode}; a mask has one id per pixel, or RGB. Export it as PNG"
     )
-
-
-def palette(data: bytes) -> np.ndarray | None:
-    """Returns the palette of an image file, uint8 [N, 3] RGB by index, or None without one."""
-    image = _open(data)
-    if image.mode not in ("P", "PA"):
-        return None
-    try:
-        return np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    except Exception as error:  # it decodes the picture
-        raise DecodeError(_damaged(data, error)) from error
 
 
 def write_png(array: np.ndarray) -> bytes:

@@ -143,9 +143,10 @@ def test_bmp_masks_are_read_by_index(bits, palette, full):
     }[palette]
     indices = np.random.default_rng(0).integers(0, count, (9, 13)).astype(np.uint8)
     data = bmp(indices, bits, colours)
-    np.testing.assert_array_equal(images.read_mask(data), indices)
+    mask, palette = images.read_mask_and_palette(data)
+    np.testing.assert_array_equal(mask, indices)
+    np.testing.assert_array_equal(palette[:count], colours)
     np.testing.assert_array_equal(images.read_image(data), np.array(colours, np.uint8)[indices])
-    np.testing.assert_array_equal(images.palette(data)[:count], colours)
 
 
 @pytest.mark.parametrize("form", ["TIFF", "GIF", "PNG", "BMP"])
@@ -157,7 +158,10 @@ def test_palettes_give_indices(form):
         image.putpalette(np.array(colours, np.uint8).tobytes())
         file = io.BytesIO()
         image.save(file, form, **({"optimize": False} if form == "GIF" else {}))
-        np.testing.assert_array_equal(images.read_mask(file.getvalue()), ids)
+        got, palette = images.read_mask_and_palette(file.getvalue())
+        np.testing.assert_array_equal(got, ids)
+        np.testing.assert_array_equal(palette[:4], colours)
+    assert images.read_mask_and_palette(images.write_png(ids))[1] is None
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "I;16", "I", "F", "LA", "RGBA"])
@@ -301,7 +305,7 @@ def test_damaged_files_raise_nothing_else():
 
 
 @pytest.mark.parametrize("form", ["BMP", "GIF"])
-@pytest.mark.parametrize("read", [images.read_image, images.read_mask, images.palette])
+@pytest.mark.parametrize("read", [images.read_image, images.read_mask])
 def test_a_palette_picture_that_is_cut_off(form, read):
     file = io.BytesIO()
     Image.fromarray(picture()).convert("P").save(file, form)

@@ -7,7 +7,9 @@
     images/*.jpg annotations.json         COCO: see data/coco.py
 
 Image and mask are paired by their path without ending. Masks are files of one id per pixel, of any
-format that loses nothing, or RGB where a list of classes says what colours mean.
+format that loses nothing, or RGB where a list of classes says what colours mean. With a palette
+they are what its colours mean, where the list has them all; else its indices are the ids, and must
+have the same colours in all files.
 
 Splits are, in this order: folders, `images/train` and `masks/train` or `train/images` and
 `train/masks`; lists of images, `train.txt`, as `segjax.data.lists` reads them, in the folder or in
@@ -25,12 +27,13 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from segjax.data import classes as class_lists
 from segjax.data import coco, folders, images
 from segjax.data.builders.base import SegmentationBuilder
 from segjax.data.classes import read_classes
-from segjax.data.examples import Pair
+from segjax.data.examples import Pair, same_colour
 from segjax.data.images import DataError
 from segjax.data.labels import MAP_EXAMPLE, Colour, colour_map, spans, to_train_ids
 from segjax.data.lists import Index, read_list
@@ -78,6 +81,7 @@ class Folder(SegmentationBuilder):
         "upright" ones, as annotation tools show them, or "stored" ones.
     """
 
+    VERSION = tfds.core.Version("1.1.0")  # 1.0.0 did not compare palettes
     IDS: ClassVar = {i: i for i in range(256)}
     LISTS: ClassVar = ("", "ImageSets/Segmentation", "ImageSets", "splits", "lists")
     LAYOUT = (
@@ -164,18 +168,48 @@ class Folder(SegmentationBuilder):
         if self._coco:
             label = self._coco.draw(pair.image)
             return to_train_ids(label, self.ids, label_map=self.label_map)
-        data = pair.mask.read_bytes()
-        mask = images.read_mask(data)
-        if mask.ndim == 2 and self.colours and (palette := images.palette(data)) is not None:
-            # A palette is what its colours say, where the list of classes has them all.
-            used = [i for i in np.unique(mask) if i != IGNORE_LABEL and i < len(palette)]
-            if used and all(tuple(palette[i].tolist()) in self.colours for i in used):
-                table = np.full(256, IGNORE_LABEL, np.uint8)
-                for i in used:
-                    table[i] = self.colours[tuple(palette[i].tolist())]
-                ids = {i: i for i in (*self.ids.values(), IGNORE_LABEL)}
-                return to_train_ids(table[mask], ids, label_map=self.label_map)
+        mask, palette = images.read_mask_and_palette(pair.mask.read_bytes())
+        if palette is not None and (table := self._of_palette(np.unique(mask), palette, pair)):
+            numbers = np.zeros(256, np.uint8)
+            numbers[list(table)] = list(table.values())
+            ids = {i: i for i in (*self.ids.values(), IGNORE_LABEL)}
+            return to_train_ids(numbers[mask], ids, label_map=self.label_map)
         return to_train_ids(mask, self.ids, label_map=self.label_map, colours=self.colours)
+
+    def _of_palette(self, used: np.ndarray, palette: np.ndarray, pair: Pair) -> dict[int, int]:
+        """Returns the train ids of the indices of a mask, where the list of classes has all their
+        colours; else none, and the indices are ids.
+
+        Raises:
+            DataError: the colours contradict that; the message does not name the mask.
+        """
+        listed = self.colours or {}
+        colours = {i: tuple(palette[i].tolist()) for i in used.tolist() if i < len(palette)}
+        void = colours.pop(IGNORE_LABEL, None)  # unless it is the colour of a class, and no padding
+        if void in listed and not (palette[:IGNORE_LABEL] == void).all(-1).any():
+            colours[IGNORE_LABEL] = void
+        unlisted = {i: colour for i, colour in colours.items() if colour not in listed}
+        if colours and not unlisted:
+            beyond = [i for i in used.tolist() if len(palette) <= i < IGNORE_LABEL]
+            if beyond:
+                raise DataError(
+                    f"has the index {beyond[0]}, but its palette ends at {len(palette) - 1}; "
+                    "export the mask again"
+                )
+            return {IGNORE_LABEL: IGNORE_LABEL} | {i: listed[c] for i, c in colours.items()}
+        if len(palette) > 1 and (palette == np.arange(len(palette))[:, None]).all():
+            return {}  # greys that are the indices, as programs write them that know no colours
+        for i, colour in colours.items():
+            if colour in listed and self.ids.get(self.label_map.get(i, i)) != listed[colour]:
+                other = min(unlisted.values())
+                raise DataError(
+                    f"has the colours {colour} and {other} in its palette, and the list of classes "
+                    f"names the first alone; add the other there, as "
+                    f"'void {' '.join(map(str, other))}' if it is to be ignored"
+                )
+            name = folders.printable(pair.mask.relative_to(self.root).as_posix())
+            same_colour(self.summary.palette, str(i), colour, name)
+        return {}
 
     def find_pairs(self) -> list[Pair]:
         if self._coco:

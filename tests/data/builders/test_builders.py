@@ -1,9 +1,11 @@
 """Each layout: which files make a split, and what the numbers in its masks become."""
 
+import functools
 import pathlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from segjax import config
 from segjax.data import datasets, images
@@ -200,6 +202,100 @@ def test_folder_with_colours(tmp_path):
     assert builder.describe([]) == (("road", "house"), ((128, 64, 128), (70, 70, 70)))
     expected = np.array([0, 255, 1])[mask]
     np.testing.assert_array_equal(labels(builder)["a"], expected)
+
+
+RED, GREEN, BLUE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)
+
+
+def indexed(path, ids, colours):
+    """Writes a pair whose mask has a palette."""
+    mask = Image.fromarray(blocks(ids=ids), "P")
+    mask.putpalette(np.array(colours, np.uint8).tobytes())
+    (path / "masks").mkdir(parents=True, exist_ok=True)
+    number = len(list((path / "masks").iterdir()))
+    mask.save(path / f"masks/{number}.png")
+    write(path / f"images/{number}.jpg", jpeg(picture()))
+
+
+def both_ways(root, **options):
+    """Yields a reader that checks, and one that prepares."""
+    data = config.Data(name="folder", dir=str(root), cache=str(root / "cache"), **options)
+    return functools.partial(datasets.check, data), functools.partial(datasets.prepare, data)
+
+
+def test_palettes_that_differ_tell_no_classes(tmp_path):
+    indexed(tmp_path, (0, 1), [BLACK, RED])
+    indexed(tmp_path, (0, 1, 2), [BLACK, GREEN, RED])
+    named = (
+        r"masks/(0|1).png has the colour \(\d+, \d+, 0\) for the index 1 of its palette, but "
+        r"masks/(1|0).png has \(\d+, \d+, 0\), .*classes.txt"
+    )
+    with pytest.raises(DataError, match=named):
+        labels(Folder(tmp_path, "train"))
+    write(tmp_path / "classes.txt", b"sky 0 0 0\nroad 255 0 0\ncar 0 255 0\n")
+    got = labels(Folder(tmp_path, "train"))
+    np.testing.assert_array_equal(got["0"], blocks(ids=(0, 1)))
+    np.testing.assert_array_equal(got["1"], np.array([0, 2, 1])[blocks(ids=(0, 1, 2))])
+
+
+def test_palettes_that_differ_between_splits(tmp_path):
+    for split, colours in (("train", [BLACK, RED]), ("val", [RED, BLACK])):
+        indexed(tmp_path / split, (0, 1), colours)
+    for read in (*both_ways(tmp_path), *both_ways(tmp_path)):
+        with pytest.raises(DataError, match=r"^val/masks/0.png has .* but train/masks/0.png has"):
+            read()
+
+
+@pytest.mark.parametrize(
+    "palettes",
+    [
+        (colour_map(256), colour_map(256)),
+        (colour_map(17), colour_map(21)),
+        ([BLACK, RED, GREEN, *[BLUE] * 20], [BLACK, RED, GREEN, *[RED] * 30]),
+        ([(i, i, i) for i in range(256)], colour_map(256)),  # greys that no one chose
+        ([(i * 12,) * 3 for i in range(20)], [(i * 12,) * 3 for i in range(20)]),
+    ],
+)
+def test_palettes_that_agree_are_read_by_index(tmp_path, palettes):
+    ids = (0, 1, 2, 255)
+    for split in ("train", "val"):
+        for colours in palettes:
+            indexed(tmp_path / split, ids, colours)
+    for read in both_ways(tmp_path):
+        found = read()
+        assert all(s.ids() == [0, 1, 2] and s.pixels[255] for s in found.summaries.values())
+    np.testing.assert_array_equal(labels(Folder(tmp_path, "val"))["1"], blocks(ids=ids))
+
+
+def test_255_is_ignored_unless_its_colour_is_that_of_a_class(tmp_path):
+    write(tmp_path / "classes.txt", b"sky 0 0 0\nroad 255 0 0\n")
+    ids = (0, 255)
+    indexed(tmp_path, ids, [BLACK] * 254 + [GREEN, RED])
+    indexed(tmp_path, ids, [BLACK] * 254 + [RED, GREEN])
+    indexed(tmp_path, ids, [BLACK, RED] + [BLACK] * 254)  # padded
+    indexed(tmp_path, ids, [BLACK, RED, *[GREEN] * 20])  # ends before
+    got = labels(Folder(tmp_path, "train"))
+    for name, train_id in (("0", 1), ("1", 255), ("2", 255), ("3", 255)):
+        np.testing.assert_array_equal(got[name], np.where(blocks(ids=ids) == 255, train_id, 0))
+
+
+def test_an_index_beyond_its_palette(tmp_path):
+    write(tmp_path / "classes.txt", b"sky 0 0 0\nroad 255 0 0\n")
+    indexed(tmp_path, (0, 30), [BLACK, *[RED] * 20])
+    named = r"masks/0.png has the index 30, but its palette ends at 20"
+    with pytest.raises(DataError, match=named):
+        labels(Folder(tmp_path, "train"))
+
+
+def test_a_colour_of_a_palette_that_is_not_listed(tmp_path):
+    write(tmp_path / "classes.txt", b"sky 0 0 255\nroad 255 0 0\n")
+    indexed(tmp_path, (0, 1, 2), [BLACK, BLUE, RED])
+    named = r"masks/0.png has the colours \(0, 0, 255\) and \(0, 0, 0\).*add .*'void 0 0 0'"
+    with pytest.raises(DataError, match=named):
+        labels(Folder(tmp_path, "train"))
+    write(tmp_path / "classes.txt", b"sky 0 0 255\nroad 255 0 0\nvoid 0 0 0\n")
+    got = labels(Folder(tmp_path, "train"))["0"]
+    np.testing.assert_array_equal(got, np.array([255, 0, 1])[blocks()])
 
 
 @pytest.mark.parametrize(
