@@ -11,7 +11,7 @@ some 180,000 pixels, so the rate is that many times larger, with the authors' mu
 CRF. How long they trained is not in the paper. They add 66,099 images of COCO for the higher score.
 
 Hardware: the paper used one GPU.
-Published: mean IoU on 346 images of val, FCN-8s 61.3, with a CRF behind it 63.7, trained together
+Published: mean IoU on 346 images of val, FCN-8s 61.3, with a CRF after it 63.7, trained together
 69.6; with COCO 68.3, 69.5 and 72.9.
 Measured: not yet run.
 """

