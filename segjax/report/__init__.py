@@ -4,6 +4,7 @@ import base64
 import json
 import pathlib
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -113,9 +114,8 @@ def render(
     templates.globals.update(difference=_difference)
     evaluation = evaluations[chosen] if chosen else None
     refined = evaluation.get("crf") if evaluation else None
-    command = environment.get("command", "")
-    stem = re.search(r"--config[= ](?:\S*/)?(\w+)\.py", command)
-    published = PUBLISHED.get(stem.group(1), ()) if stem else ()
+    config_name = _config_name(environment.get("command", ""))
+    published = PUBLISHED.get(config_name, ())
     split = evaluation.get("split") if evaluation and _is_whole(evaluation) else None
     alike = {
         name: other
@@ -126,7 +126,7 @@ def render(
     context = {
         "title": title,
         "config": config,
-        "config_name": stem.group(1) if stem else "",
+        "config_name": config_name,
         "environment": environment,
         "curves": curves(metrics),
         "chosen": chosen,
@@ -200,6 +200,22 @@ def trimap_chart(evaluation: Mapping[str, Any]) -> str:
     return charts.line_chart(
         "mean IoU in a band around void pixels", "width, pixels", lines, percent=True
     )
+
+
+def _config_name(command: str) -> str:
+    """Returns the name of the configuration in a command line, "" where there is none.
+
+    It is given as a name, `--config=segnet_camvid`, or as a file, `--config=mine/segnet_camvid.py`.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a quotation mark without its partner
+        return ""
+    for word, following in zip(words, [*words[1:], ""]):
+        option, equals, value = word.partition("=")
+        if option == "--config":
+            return pathlib.PurePath(value if equals else following).stem
+    return ""
 
 
 def _images(evaluation: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -208,6 +208,27 @@ def test_only_evaluations_of_the_same_images_stand_side_by_side(run, tmp_path):
     assert "<span>published" not in page and "published: released tutorial" in page
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "segjax train --config=segnet_basic_camvid --config.data.dir=CamVid",
+        "segjax train --config segnet_basic_camvid",
+        "python train.py '--config=a folder/segnet_basic_camvid.py' --workdir=runs/a",
+    ],
+)
+def test_published_scores_are_found_by_the_name_of_the_configuration(run, tmp_path, command):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("images"))
+    environment = json.loads((folder / "env.json").read_text())
+    (folder / "env.json").write_text(json.dumps(environment | {"command": command}))
+    page = report.write(folder).read_text()
+    assert "<code>segnet_basic_camvid</code>" in page and "published: released tutorial" in page
+    for other in ("python own.py", "segjax train --config", "segjax train 'a"):
+        (folder / "env.json").write_text(json.dumps(environment | {"command": other}))
+        page = report.write(folder).read_text()
+        assert ", configuration <code>" not in page and "published: " not in page
+
+
 def test_the_configuration_shown_is_that_of_the_evaluation(run, tmp_path):
     """The run may have gone on with another one."""
     folder = tmp_path / "run"
