@@ -33,7 +33,11 @@ Colour = tuple[float, float, float]  # RGB in 0..255
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How an image becomes probabilities."""
+    """How an image becomes probabilities.
+
+    Raises:
+      ValueError: it has windows, `crop`, but no `base`.
+    """
 
     scales: tuple[float, ...] = (1.0,)  # factors of the image's size
     flip: bool = False  # also see the image mirrored
@@ -42,6 +46,13 @@ class Protocol:
     base: int = 0  # pixels; the image's longer side at scale 1 under the windows
     output_stride: int = 0  # of networks with that field; 0: as trained
     crf: str = ""  # the preset of segjax.crf that belongs to it, "" for none
+
+    def __post_init__(self) -> None:
+        if self.crop and self.base < 1:
+            raise ValueError(
+                f"crop={self.crop} needs base, the length in pixels to which the longer side of "
+                "the image is resized at scale 1"
+            )
 
 
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -227,7 +238,7 @@ def sliding(
     window of the mean colour, windows of crop x crop pixels step by ceil(crop * 2 / 3), the last
     one pushed back inside, each window's logits are upsampled to the window before the softmax, and
     the probabilities are divided by the number of windows that saw a pixel. They are resized to the
-    image and averaged over the scales. The authors resize 8-bit images; here they stay float.
+    image and averaged over the scales.
 
     One program serves all sizes on a canvas: the windows of an image are a loop of as many steps as
     that image has.

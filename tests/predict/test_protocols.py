@@ -208,6 +208,13 @@ def test_scores_are_the_protocols(name):
     np.testing.assert_allclose(jax.nn.softmax(found)[0], expected, atol=3e-5)
 
 
+def test_windows_need_the_length_to_resize_to():
+    """Without it every picture would be one pixel."""
+    with pytest.raises(ValueError, match="crop=513 needs base, the length in pixels"):
+        Protocol(crop=513)
+    assert Protocol(crop=513, base=513).base == 513
+
+
 def test_published_protocols():
     """The numbers of DeepLab v2 and v3 and of PSPNet's PyTorch code."""
     assert PROTOCOLS["deeplab_v2"].scales == (1.0, 0.75, 0.5)
