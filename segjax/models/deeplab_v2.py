@@ -32,7 +32,8 @@ def multi_scale(
     """Scores an image at several scales and fuses the scores by their maximum (section 4.1).
 
     All resizing aligns corners: 321 is 241 and 161 at scales 0.75 and 0.5, and a stride of 8
-    makes 41, 31 and 21 of them.
+    makes 41, 31 and 21 of them. The weights of kazuto1011 are from code that does not align corners
+    and rounds sizes down, 321 to 240 and 160; here they are run as the paper's.
 
     Args:
       score: maps an image [B, H, W, 3] to logits [B, h, w, C].

@@ -323,6 +323,9 @@ SOURCES = {
             width=_width(t, "layer1.conv1.conv.weight"),
         ),
         input=BGR_MINUS_MEAN,
+        note="the publisher's code resizes between scales without aligned corners and rounds sizes "
+        "down, int(side * scale); DeepLabV2ResNet and the protocol deeplab_v2 align corners, as "
+        "the paper's code does, so scores may differ a little from the publisher's",
     ),
     "torchvision_resnet": Source(
         about="ResNet-50, 101, 152 trained on ImageNet, by torchvision or (deep stem) semseg",
