@@ -44,6 +44,16 @@ def match_resolution(
     Logits are resized bilinearly, labels by the nearest pixel; with aligned corners and a size of
     8k + 1, shrinking a label by 8 is `label[:, ::8, ::8]` (DeepLab v1 and v2 train like that,
     DeepLab v3 section 4.1 found the full resolution better).
+
+    Args:
+      logits: float [B, h, w, C].
+      label: int [B, H, W].
+      resolution: "label" or "logits", the size of the result.
+      align_corners: how both are resized; see `ops.resize` and `ops.resize_labels`.
+
+    Returns:
+      Logits and label of one size, [B, H, W, C] and [B, H, W] or [B, h, w, C] and [B, h, w]. Logits
+      that were resized are float32; all else keeps its dtype.
     """
     if logits.shape[1:3] == label.shape[1:3]:
         return logits, label

@@ -106,7 +106,16 @@ def extent(kernel: Bilateral | Features, height: int, width: int) -> tuple[float
 
 
 def potts(kernel: Kernel, num_classes: int) -> Kernel:
-    """Returns the kernel with its weight as a full compatibility matrix, ready to be learnt."""
+    """Returns the kernel with its weight as a full compatibility matrix, ready to be learnt.
+
+    Args:
+      kernel: whose weight has the shape [], [C] or [C, C].
+      num_classes: C.
+
+    Returns:
+      The same kernel with a weight float32 [C, C] whose diagonal is zero. Its penalties are those
+      of the given weight, as far as the marginals see them.
+    """
     weight = np.asarray(kernel.weight, np.float32)
     matrix = np.broadcast_to(weight, (num_classes, num_classes)) * (1 - np.eye(num_classes))
     return dataclasses.replace(kernel, weight=jnp.asarray(matrix, jnp.float32))
@@ -115,7 +124,15 @@ def potts(kernel: Kernel, num_classes: int) -> Kernel:
 def deeplab_kernels(
     w1: float, alpha: float, beta: float, w2: float, gamma: float
 ) -> tuple[Kernel, ...]:
-    """The two kernels of DeepLab, in the papers' letters: w1, sigma_alpha, ..., sigma_gamma."""
+    """Returns the two kernels of DeepLab, in the papers' letters.
+
+    Args:
+      w1: weight of the bilateral kernel.
+      alpha: its standard deviation of positions, in pixels (sigma_alpha).
+      beta: its standard deviation of colours in 0..255 (sigma_beta).
+      w2: weight of the spatial kernel.
+      gamma: its standard deviation, in pixels (sigma_gamma).
+    """
     return (Bilateral(alpha, beta, w1), Spatial(gamma, w2))
 
 

@@ -160,6 +160,10 @@ def refine_logits(
 
     These are what a loss takes when network and CRF are trained together; see `mean_field` for
     arguments, errors and the choice of a capacity.
+
+    Returns:
+      float32 of the shape of the logits: the logarithm of the marginals Q, up to a number for each
+      pixel.
     """
     if spatial_filter is None:
         spatial_filter = "lattice" if filter == "lattice" else "separable"

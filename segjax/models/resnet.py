@@ -44,6 +44,10 @@ def plan(
         (DeepLab v3, section 3.2.1).
       first_rate: of the first block of a stage that doubles the rate. "full": the new rate, as in
         the papers; "previous": the rate before, as in torchvision.
+
+    Raises:
+      ValueError: the output stride is not 4, 8, ... up to that of the last stage; stage 4 or a
+        later one has more blocks than `multi_grid` has rates; or `first_rate` is another word.
     """
     strides = [4 * 2**i for i in range(len(stage_sizes))]
     if output_stride not in strides:

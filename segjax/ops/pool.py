@@ -29,6 +29,9 @@ def max_pool(
 
     Returns:
       The maxima [B, h, w, C], of the dtype of `x`.
+
+    Raises:
+      ValueError: If window or stride is less than 1, or padding more than half the window.
     """
     window, stride, padding = _geometry(window, stride, padding)
     cells = _cells(x.shape[1:3], window, stride, padding, ceil_mode)
@@ -192,6 +195,9 @@ def adaptive_avg_pool(x: jax.Array, bins: Pair) -> jax.Array:
 
     Returns:
       Array [..., *bins, C] of the dtype of `x`; bfloat16 and float16 are averaged in float32.
+
+    Raises:
+      ValueError: If `x` has fewer than three axes, or a number of bins is less than 1.
     """
     weights = []
     for size, count in zip(x.shape[-3:-1], _checked_bins(x, bins)):
@@ -211,6 +217,9 @@ def adaptive_max_pool(x: jax.Array, bins: Pair) -> jax.Array:
 
     Returns:
       Array [..., *bins, C] of the dtype of `x`.
+
+    Raises:
+      ValueError: As `adaptive_avg_pool`.
     """
     for axis, count in zip((x.ndim - 3, x.ndim - 2), _checked_bins(x, bins)):
         maxima = [

@@ -56,6 +56,9 @@ def load(
         squares up to 1152 pixels.
       batch_size: pictures the device sees at once, where several are given; 0: 1 on a CPU, else 4.
 
+    Returns:
+      The network with its weights on the device, to be called with pictures.
+
     Raises:
       ValueError: there is no network, it is damaged, or it is none of segjax.
     """
@@ -143,7 +146,7 @@ class Segmenter:
           crf: the fully connected CRF that refines the scores. None: the one learnt with the
             network, if there is one; "auto": learnt, tuned, the protocol's or that of the network's
             paper; "none", "learnt", "tuned", a key of `segjax.crf.PRESETS`; or kernels.
-          probs: whether `probs` will be asked for; without, it is computed when it is.
+          probs: compute `probs` now; otherwise on first access.
           value_range: the values of black and white in an array.
           canvas: height and width to pad to.
 

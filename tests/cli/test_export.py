@@ -9,7 +9,7 @@ from tests.cli.runs import said
 
 
 def test_export_writes_a_program_that_predicts_the_same(run, seg, tmp_path, capsys):
-    pytest.importorskip("flatbuffers", reason="the export extra serialises programs")
+    pytest.importorskip("flatbuffers", reason="needed to serialise a program")
     file = tmp_path / "model.stablehlo"
     assert cli.main(["export", str(run), str(file), "--size=32x64", "--platforms=cpu"]) == 0
     assert f"{file} " in said(capsys)[0]
