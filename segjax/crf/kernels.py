@@ -110,7 +110,7 @@ def potts(kernel: Kernel, num_classes: int) -> Kernel:
 
     Args:
       kernel: whose weight has the shape [], [C] or [C, C].
-      num_classes: C.
+      num_classes: the number C of classes.
 
     Returns:
       The same kernel with a weight float32 [C, C] whose diagonal is zero. Its penalties are those
