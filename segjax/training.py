@@ -223,7 +223,7 @@ def prepare(config: Config, splits: Sequence[str] = ()) -> tuple[Config, dataset
 
     Args:
       config: of the run.
-      splits: by default those to train and to validate on.
+      splits: those to score; by default those to train and to validate on.
 
     Returns:
       The configuration with what the data tell, and the data. The number of classes is filled in
@@ -234,7 +234,8 @@ def prepare(config: Config, splits: Sequence[str] = ()) -> tuple[Config, dataset
     """
     config_lib.check(config)
     groups = rows.mesh(jax.local_devices(), config.train.rows).shape[rows.BATCH]
-    config_lib.check(config, devices=groups * jax.process_count())
+    if not splits:  # a batch that is scored is filled up
+        config_lib.check(config, devices=groups * jax.process_count())
     prepared = datasets.prepare(config.data, splits, first=jax.process_index() == 0)
     prepared = dataclasses.replace(prepared, aligned=config_lib.alignment(config))
     config = _from_data(config, prepared)

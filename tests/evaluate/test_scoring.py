@@ -89,7 +89,7 @@ def test_only_the_batch_goes_to_the_devices(tmp_path):
         model=Net(num_classes=7),
         data=config_lib.Data(cache=str(tmp_path), options="train=1,val=9,height=16,width=20"),
     )
-    config.train.batch_size = config.eval.batch_size = jax.device_count()
+    config.eval.batch_size = jax.device_count()
     config, prepared = training.prepare(config, ["train", "val"])
     variables = state.init_variables(config.model, jax.random.key(1), (16, 20))
     evaluate = scoring.evaluator(config, prepared)

@@ -33,7 +33,7 @@ def run(tmp_path_factory):
         input=Input(mean=(124.0,) * 3, std=(60.0,) * 3),
         eval=Eval(batch_size=2),
     )
-    config.train.batch_size = jax.device_count()
+    config.train.batch_size = 1
     variables = state.init_variables(config.model, jax.random.key(0), (32, 32))
     tx = state.transformation(config, variables["params"])
     begin(config, folder)
