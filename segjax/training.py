@@ -246,6 +246,7 @@ def prepare(config: Config, splits: Sequence[str] = ()) -> tuple[Config, dataset
             f"({', '.join(names[:4])}, ...); write --config.model.num_classes={len(names)}, or 0: "
             "those of the data"
         )
+    pipeline.check(prepared, config.data)
     for split in prepared.folders:
         whole = prepared.filled_up(split, config.data.canvas)
         size = config.augment.crop if split == config.data.train_split else (0, 0)

@@ -63,7 +63,6 @@ def prepared_run(tmp_path, name, root):
         data=Data(name=name, dir=str(root), cache=str(tmp_path / "cache")),
         eval=Eval(batch_size=jax.device_count()),
     )
-    config.train.batch_size = jax.device_count()
     variables = state.init_variables(config.model, jax.random.key(0), (32, 32))
     return *training.prepare(config, ["train", "val"]), variables
 
@@ -187,6 +186,26 @@ def reached(workdir):
 
 def content(folder):
     return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_what_does_not_fit_is_found_before_anything_is_trained(tmp_path):
+    """Batches that are scored are filled up, and may be of any size."""
+    config = settings(tmp_path, 1)
+    training.prepare(config)
+    config.train.batch_size = 3
+    training.prepare(config, ["val"])
+    with pytest.raises(ValueError, match=r"3, which 4 devices cannot share.*batch_size=4"):
+        training.prepare(config)
+    config.train.batch_size, config.data.num_val = 4, 5
+    with pytest.raises(ValueError, match=r"data\.num_val=5, but the split has 4 images"):
+        training.train(config, tmp_path / "run")
+    config.data.num_val, config.data.num_train = 4, 9
+    with pytest.raises(ValueError, match=r"data\.num_train=9, but the split has 8 images"):
+        training.train(config, tmp_path / "run")
+    config.data.num_train, config.data.canvas = 0, (32, 40)
+    with pytest.raises(ValueError, match=r"too small for .* go up to 32x48"):
+        training.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_of_another_network_or_optimiser_is_refused_and_left_as_it_was(tmp_path, monkeypatch):

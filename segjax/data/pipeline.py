@@ -38,6 +38,19 @@ class Batch:
     damaged: dict[int, str]  # numbers of records that others stand in for, and why
 
 
+def check(prepared: Prepared, data: config.Data) -> None:
+    """Checks before a run what `train_batches` and `eval_batches` ask of the prepared splits.
+
+    Raises:
+        ValueError: `data.canvas`, `data.num_train` or `data.num_val` does not fit its split.
+    """
+    for split in prepared.folders:
+        _canvas(prepared, data, split)
+    for split, name in ((data.train_split, "num_train"), (data.val_split, "num_val")):
+        if split in prepared.folders:
+            _limit(range(prepared.summaries[split].num_images), getattr(data, name), name)
+
+
 def train_batches(
     prepared: Prepared,
     data: config.Data,
@@ -318,15 +331,8 @@ class _FilledUp:
         return index if index < self.count else None
 
 
-def _loader(
-    prepared: Prepared,
-    data: config.Data,
-    split: str,
-    fill: Sequence[float],
-    source: Sequence[dict[str, bytes]],
-    spare: int = 0,
-) -> Callable[[Sequence[int | None]], dict[str, Any]]:
-    """Returns the function from numbers of records to a batch.
+def _canvas(prepared: Prepared, data: config.Data, split: str) -> tuple[int, int]:
+    """Returns height and width that all images of a split are padded to.
 
     Raises:
         ValueError: the canvas is too small.
@@ -341,6 +347,23 @@ def _loader(
             f"'{split}' go up to {height}x{width}; write "
             f'--config.data.canvas="({height},{width})", or "(0,0)" for the largest'
         )
+    return canvas
+
+
+def _loader(
+    prepared: Prepared,
+    data: config.Data,
+    split: str,
+    fill: Sequence[float],
+    source: Sequence[dict[str, bytes]],
+    spare: int = 0,
+) -> Callable[[Sequence[int | None]], dict[str, Any]]:
+    """Returns the function from numbers of records to a batch.
+
+    Raises:
+        ValueError: the canvas is too small.
+    """
+    canvas = _canvas(prepared, data, split)
     colour = tuple(int(c) for c in np.clip(np.round(fill), 0, 255))
     where = str(prepared.folders[split])
     return functools.partial(

@@ -152,6 +152,7 @@ def tune(
     config = run.config
     config.train.rows = rows.possible(config.train.rows)
     config.data.dir = data_dir or config.data.dir
+    config.data.num_val = 0  # `images` says how many
     split = split or config.data.val_split
     chosen = protocols.find(protocol)
     config, prepared = training.prepare(config, [split])
