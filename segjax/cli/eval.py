@@ -12,7 +12,8 @@ EXAMPLES = """\
 
 The network is scored as its checkpoint was trained, configuration and classes; --config.FIELD=VALUE
 changes a field of that, for example --config.data.dir=CamVid, or
---config.eval.trimap_widths="(2,5,10)" for scores in bands around void pixels.
+--config.eval.trimap_widths="(2,5,10)" for scores in bands around void pixels. The run's own
+data.num_val counts for its data.val_split; of other splits all images are scored.
 
 Prints a table with a row per class, and writes eval/ (JSON, CSV, the trimap curve), images/ and
 report.html in the folder of the run.
@@ -43,6 +44,8 @@ def score(arguments: argparse.Namespace, changes: Sequence[str]) -> None:
     if run.step is None:
         raise ValueError(f"{workdir} holds weights alone; give the folder of a run of segjax train")
     run.config.train.rows = rows.possible(run.config.train.rows)
+    if arguments.split not in (None, run.config.data.val_split):
+        run.config.data.num_val = 0  # of the split to validate on
     config = overrides.changed(run.config, changes)
     protocol = protocols.find(arguments.protocol)
     kernels = crf_choice.choose(arguments.crf, protocol, config.model, run.crfs)

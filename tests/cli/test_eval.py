@@ -69,3 +69,17 @@ def test_all_processes_score_the_same_in_the_same_way(run, monkeypatch):
     options = {"split": "train", "step": 2, "protocol": "whole", "--crf": "auto", "--save": None}
     assert told[0] == options
     assert told[1]["config.eval.batch_size"] == 8
+
+
+def test_fewer_images_to_validate_on_are_not_fewer_to_test_on(tmp_path):
+    config = settings(tmp_path, 1)
+    config.data.num_val = 2
+    training.train(config, tmp_path / "run")
+
+    def images(name, *words):
+        assert cli.main(["eval", f"--workdir={tmp_path / 'run'}", *words]) == 0
+        return json.loads((tmp_path / f"run/eval/{name}_000001.json").read_text())["images"]
+
+    assert images("val") == images("val", "--split=val") == 2
+    assert images("train", "--split=train") == 8
+    assert images("train", "--split=train", "--config.data.num_val=3") == 3
