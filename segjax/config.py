@@ -296,6 +296,13 @@ def check(config: Config, *, devices: int = 1) -> None:
             f"train.rows is {train.rows}, which train.engine={train.engine} cannot do; write "
             "--config.train.engine=shard_map"
         )
+    if config.optim.accumulate > train.steps:
+        raise ValueError(
+            f"train.steps is {train.steps} and optim.accumulate is {config.optim.accumulate}, the "
+            "batches of one update: none would be made; write "
+            f"--config.train.steps={config.optim.accumulate} or more, or "
+            f"--config.optim.accumulate={train.steps} or less"
+        )
     if train.batch_size % devices:
         raise ValueError(
             f"train.batch_size is {train.batch_size}, which {devices} devices cannot share "

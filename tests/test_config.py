@@ -141,6 +141,15 @@ def test_a_wrong_dtype_is_named():
         config_lib.check(Config(model=SegNet(num_classes=5, dtype="bf16")))
 
 
+def test_a_run_that_would_make_no_update_is_refused():
+    config = Config(model=SegNet(num_classes=5))
+    config.train.steps, config.optim.accumulate = 10, 10
+    config_lib.check(config)
+    config.train.steps = 5
+    with pytest.raises(ValueError, match=r"steps is 5 and optim\.accumulate is 10.*accumulate=5"):
+        config_lib.check(config)
+
+
 def test_statistics_of_several_scales_are_refused():
     config = Config(model=DeepLabV2ResNet(num_classes=5))
     config.train.recompute_batch_stats = -1
