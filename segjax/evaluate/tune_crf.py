@@ -25,7 +25,7 @@ import numpy as np
 import rich.table
 
 from segjax import crf, crf_rnn, log, metrics, paths, rows, steps, training
-from segjax.config import CRF, Config, Data
+from segjax.config import CRF, Config
 from segjax.data import datasets, pipeline
 from segjax.evaluate.result import Evaluation
 from segjax.files import whole_file, write_json
@@ -158,7 +158,8 @@ def tune(
     config, prepared = training.prepare(config, [split])
     available = len(prepared.source(split))
     config.data.num_val = images = min(images, available) or available
-    name = f"{split}_{run.step:06d}_{protocol}_{images}_{_digest(run.variables, config.data)}"
+    digest = _digest(run.variables, prepared.folders[split])
+    name = f"{split}_{run.step:06d}_{protocol}_{images}_{digest}"
     folder = paths.cached(run.folder / "tune", "scores") / name
     save_scores(folder, config, prepared, split, run.variables, chosen, images)
 
@@ -177,9 +178,14 @@ def tune(
     return Tuned(points, evaluation, prepared.dataset.classes, path)
 
 
-def _digest(variables: dict[str, Any], data: Data) -> str:
-    """Returns eight digits that differ between networks and between data sets."""
-    digest = hashlib.sha256(f"{data.name} {data.dir} {data.options}".encode())
+def _digest(variables: dict[str, Any], records: pathlib.Path) -> str:
+    """Returns eight digits that differ between networks and between data, also repaired ones.
+
+    Args:
+      variables: of the network.
+      records: the folder of the prepared split, whose name changes when a file of the data does.
+    """
+    digest = hashlib.sha256(f"{records.parent.name}/{records.name}".encode())
     for leaf in jax.tree.leaves(variables):
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()[:8]
@@ -211,8 +217,8 @@ def save_scores(
     protocol: protocols.Protocol,
     images: int,
 ) -> None:
-    """Writes scores, image and label of each image to `folder`, those that are not yet there."""
-    done = sum(_file(folder, i).exists() for i in range(images))
+    """Writes scores, image and label of each image to `folder`, from the first one not there."""
+    done = next((i for i in range(images) if not _file(folder, i).exists()), images)
     if done == images:
         return
     mesh = rows.mesh(jax.local_devices(), config.train.rows)

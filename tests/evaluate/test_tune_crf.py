@@ -18,6 +18,7 @@ from segjax.evaluate import tune_crf as tune
 from segjax.evaluate.scoring import Evaluation
 from segjax.models import SegNetBasic
 from segjax.workdir import begin, open_run, own_crfs
+from tests.data import files as raw
 
 IMAGES = 3
 
@@ -53,6 +54,15 @@ def sensible(path, seed):
     scores = np.where(np.arange(7) == said[..., None], 0, -2).astype(np.float16)
     np.savez(path, scores=scores, image=image, label=label)
     return scores.astype(np.float32), image, label
+
+
+def test_scores_that_were_removed_are_made_again(run):
+    command = ["tune-crf", str(run), "--images", "5", "--finer", "0"]
+    command += ["--w1", "2", "--alpha", "10", "--beta", "10"]
+    assert cli.main(command) == 0
+    (second,) = (run / "tune").glob("val_000003_whole_5_*/000001.npz")
+    second.unlink()
+    assert cli.main(command) == 0 and second.exists()
 
 
 def test_a_search_that_was_stopped_goes_on_and_is_what_prediction_uses(run, monkeypatch, capsys):
@@ -107,11 +117,19 @@ def test_a_search_that_was_stopped_goes_on_and_is_what_prediction_uses(run, monk
         own_crfs(config, {}, run)
 
 
-def test_scores_of_other_data_or_of_another_network_are_not_taken():
-    variables, data = {"a": np.zeros(2)}, Data(name="camvid", dir="a")
-    others = [({"a": np.ones(2)}, data), (variables, Data(name="camvid", dir="b"))]
-    assert tune._digest(variables, data) == tune._digest({"a": np.zeros(2)}, data)
-    assert len({tune._digest(*each) for each in [(variables, data), *others]}) == 3
+def test_scores_of_other_data_or_of_another_network_are_not_taken(tmp_path):
+    """Nor those of data that were mended in place, which are prepared in a folder of another name."""
+
+    def digest(value):
+        prepared = datasets.prepare(data, ["val"], show=False)
+        return tune._digest({"a": np.full(2, value)}, prepared.folders["val"])
+
+    root = raw.folder(tmp_path / "raw", ids=(0, 1))
+    data = Data(name="folder", dir=str(root), cache=str(tmp_path / "cache"))
+    first = digest(0)
+    assert digest(0) == first != digest(1)
+    raw.write(root / "masks/009.png", raw.blocks(ids=(0, 1), seed=99))
+    assert digest(0) != first
 
 
 def test_rounds_halve_the_steps_round_the_best():
