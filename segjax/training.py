@@ -69,7 +69,8 @@ def train(
         checkpoints = stack.enter_context(checkpoint.Checkpoints(workdir, keep=config.train.keep))
         stack.enter_context(hosts.together())  # a checkpoint waits for all processes
         state, tx = initial_state(config, fresh=not checkpoints.latest())
-        start, state, position = workdir_lib.resume(workdir, config, checkpoints, state)
+        classes = prepared.dataset.classes
+        start, state, position = workdir_lib.resume(workdir, config, checkpoints, state, classes)
         # The last start may have been cut off between its scores and their file.
         file = workdir / "eval" / f"{start:06d}.json"
         scored = start in checkpoints.scores() and file.exists()
@@ -218,12 +219,15 @@ class Scorer:
         )
 
 
-def prepare(config: Config, splits: Sequence[str] = ()) -> tuple[Config, datasets.Prepared]:
+def prepare(
+    config: Config, splits: Sequence[str] = (), classes: Sequence[str] = ()
+) -> tuple[Config, datasets.Prepared]:
     """Prepares the data of a run, after everything that can be checked without it has been.
 
     Args:
       config: of the run.
       splits: those to score; by default those to train and to validate on.
+      classes: names, by id, of the checkpoint that is scored; () for none.
 
     Returns:
       The configuration with what the data tell, and the data. The number of classes is filled in
@@ -240,6 +244,8 @@ def prepare(config: Config, splits: Sequence[str] = ()) -> tuple[Config, dataset
     prepared = dataclasses.replace(prepared, aligned=config_lib.alignment(config))
     config = _from_data(config, prepared)
     given, names = config.model.num_classes, prepared.dataset.classes
+    if classes:
+        workdir_lib.compare_classes(classes, names)
     if given != len(names):
         raise ValueError(
             f"model.num_classes is {given} but {config.data.name} has {len(names)} classes "
@@ -289,6 +295,10 @@ def compare(config: Config, link: hosts.Link, prepared: datasets.Prepared | None
     for split in prepared.folders if prepared else ():
         values[f"images of {split}"] = len(prepared.source(split))
         values[f"canvas of {split}"] = prepared.canvas(split)
+        summary = prepared.summaries[split]
+        for i, name in enumerate(prepared.dataset.classes):
+            counted = (name, summary.pixels[i], summary.class_weights[i])
+            values[f"name, pixels and weight of class {i} of {split}"] = counted
     link.same(values)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -258,6 +259,7 @@ def resume(
     config: Config,
     checkpoints: checkpoint.Checkpoints,
     like: state.TrainState,
+    classes: Sequence[str],
 ) -> tuple[int, state.TrainState, dict[str, Any] | None]:
     """Returns where a run goes on: the step, the state and the position in the data.
 
@@ -268,16 +270,19 @@ def resume(
       config: of the run as it is to go on.
       checkpoints: of the run.
       like: the state at step 0, which is returned where there is no checkpoint.
+      classes: names, by id, of the data.
 
     Raises:
-      ValueError: the run was trained with another network, optimiser or data set, or all of its
-        checkpoints are damaged. Nothing is changed then.
+      ValueError: the run was trained with another network, optimiser, data set or order of classes,
+        or all of its checkpoints are damaged. Nothing is changed then.
     """
     damaged: checkpoint.DamagedError | None = None
     for step in reversed(checkpoints.steps()):
         try:
-            trained = checkpoints.metadata(step).get("config", {})
+            metadata = checkpoints.metadata(step)
+            trained = metadata.get("config", {})
             _refuse_another(workdir, trained, config, checkpoints.differing(step, like))
+            compare_classes(metadata.get("classes", classes), classes)
             restored, position = checkpoints.restore(step, like)
         except checkpoint.AnotherStateError as error:  # empty parts, which have no shapes
             lines = config_lib.differences(trained, _plain(config))
@@ -297,6 +302,39 @@ def resume(
     if damaged is not None:
         raise ValueError(f"{workdir} has no checkpoint that can be read: {damaged}")
     return 0, like, None
+
+
+def compare_classes(trained: Sequence[str], classes: Sequence[str]) -> None:
+    """Warns where the data have other names for the classes than a checkpoint.
+
+    Args:
+      trained: names, by id, of the checkpoint.
+      classes: those of the data.
+
+    Raises:
+      ValueError: the names are the same in another order, or are more or fewer.
+    """
+    both = enumerate(itertools.zip_longest(trained, classes))
+    different = [(i, old, new) for i, (old, new) in both if old != new]
+    if not different:
+        return
+    number, old, new = different[0]
+    first = f"class {number} is {old!r} in the checkpoint and {new!r} in the data"
+    if len(trained) != len(classes):
+        raise ValueError(
+            f"the checkpoint has {len(trained)} classes and the data have {len(classes)}: {first}; "
+            f"give data with the classes of the checkpoint, {', '.join(trained)}"
+        )
+    if sorted(trained) == sorted(classes):
+        raise ValueError(
+            f"the data have the classes of the checkpoint in another order: {first}; list them in "
+            f"the order of the checkpoint, {', '.join(trained)}, in the masks too where these hold "
+            "ids"
+        )
+    log.warn(
+        f"{first}; {len(different)} of {len(classes)} classes have another name, and each is taken "
+        "for the same class"
+    )
 
 
 def begin(config: Config, workdir: pathlib.Path) -> int:

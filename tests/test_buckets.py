@@ -330,7 +330,8 @@ def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(runs, bucket, started, tm
         files.write_bytes(folder / "checkpoints" / "6" / "position" / "metadata", b"{}")
         config = workdir.open_run(folder, "4").config
         with checkpoint.Checkpoints(folder) as checkpoints:
-            step, _, position = workdir.resume(folder, config, checkpoints, started)
+            classes = checkpoints.metadata(4)["classes"]
+            step, _, position = workdir.resume(folder, config, checkpoints, started, classes)
         assert (step, position) == (4, {"images": 16, "damaged": []})
         assert sorted(path.name for path in (folder / "checkpoints").iterdir())[:2] == [
             "4",

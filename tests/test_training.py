@@ -15,11 +15,12 @@ from PIL import Image
 
 from segjax import checkpoint, hosts, log, rows, signals, state, steps, training
 from segjax import config as config_lib
+from segjax.cli import main as cli
 from segjax.config import Config, Data, Eval, Train
 from segjax.data import datasets, pipeline
 from segjax.data.builders import cityscapes
 from segjax.data.labels import colour_map
-from segjax.evaluate import scoring
+from segjax.evaluate import scoring, tune_crf
 from segjax.evaluate.step import eval_step, out_axes
 from segjax.models import DeepLabV3, SegNetBasic
 from segjax.predict import label_files, protocols
@@ -27,7 +28,7 @@ from segjax.predict import segmenter as predict
 from segjax.report import gallery
 from segjax.report.reading import read_metrics
 from segjax.workdir import open_run
-from tests.data.files import blocks, jpeg, picture, png, write
+from tests.data.files import blocks, folder, jpeg, picture, png, write
 
 SIZES = ((32, 48), (24, 48), (32, 40), (30, 46), (28, 33))
 
@@ -172,7 +173,7 @@ def test_wrong_class_weights_are_named(text):
 
 def settings(tmp_path, steps, **model):
     return Config(
-        model=SegNetBasic(num_classes=7, **({"width": 4} | model)),
+        model=SegNetBasic(**({"num_classes": 7, "width": 4} | model)),
         data=Data(cache=str(tmp_path / "cache"), options="height=32,width=48,train=8,val=4"),
         eval=Eval(batch_size=4),
         train=Train(steps=steps, batch_size=4, checkpoint_every=1, log_every=1, images=2),
@@ -233,6 +234,60 @@ def test_a_run_of_another_network_or_optimiser_is_refused_and_left_as_it_was(tmp
     other.optim.lr = 0.003  # what changes no array may change
     assert training.train(other, run) == 0
     assert reached(run) == [1, 2]
+
+
+def own(tmp_path, *classes):
+    """A configuration for pictures with a list of classes."""
+    root = tmp_path / "raw"
+    if not root.exists():
+        folder(root, count=10, ids=(0, 1, 2))
+    (root / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
+    config = settings(tmp_path, 1, num_classes=0)
+    config.data = Data(name="folder", dir=str(root), cache=str(tmp_path / "cache"))
+    config.train.images = 0
+    return config
+
+
+def test_classes_in_another_order_are_refused(tmp_path, capsys):
+    run = tmp_path / "run"
+    training.train(own(tmp_path, "sky", "road", "tree"), run)
+    config = own(tmp_path, "road", "sky", "tree")
+    config.train.steps = 2
+    commands = {
+        "train": lambda: training.train(config, run),
+        "eval": lambda: cli.main(["eval", f"--workdir={run}"]),
+        "tune-crf": lambda: tune_crf.tune(run),
+    }
+    told = "another order: class 0 is 'sky' in the checkpoint and 'road' in the data"
+    before = content(run)
+    for name in ("train", "tune-crf"):
+        with pytest.raises(ValueError, match=told):
+            commands[name]()
+    capsys.readouterr()
+    assert commands["eval"]() == 2 and told in " ".join(capsys.readouterr().err.split())
+    assert content(run) == before
+    config = own(tmp_path, "heaven", "road", "tree")
+    config.train.steps = 2
+    assert training.train(config, run) == 0
+    assert "class 0 is 'sky' in the checkpoint and 'heaven' in" in capsys.readouterr().err
+    assert open_run(run, "2").classes[0] == "heaven"
+
+
+def test_processes_compare_what_is_in_the_data(tmp_path):
+    told = []
+    link = types.SimpleNamespace(same=told.append)
+    for classes in (("sky", "road", "tree"), ("road", "sky", "tree")):
+        config, prepared = training.prepare(own(tmp_path, *classes))
+        training.compare(config, link, prepared)
+    one, other = told
+    assert [name for name in one if one[name] != other[name]] == [
+        f"name, pixels and weight of class {i} of {split}"
+        for split in ("train", "val")
+        for i in (0, 1)
+    ]
+    name, pixels, weight = one["name, pixels and weight of class 2 of train"]
+    assert (name, pixels) == ("tree", prepared.summaries["train"].pixels[2])
+    assert weight == pytest.approx(prepared.class_weights[2])
 
 
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path, capsys):

@@ -45,6 +45,19 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
         pass
 
 
+def test_classes_of_the_data_are_those_of_the_checkpoint(capsys):
+    workdir.compare_classes(CLASSES, tuple(CLASSES))
+    assert not capsys.readouterr().err
+    workdir.compare_classes(CLASSES, ("sky", "street", "tree"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "class 1 is '[road]' in the checkpoint and 'street' in the data; 1 of 3 c" in said
+    first = r"class 1 is '\[road\]' in the checkpoint and 'tree' in the data"
+    with pytest.raises(ValueError, match=rf"in another order: {first}; .* sky, \[road\], tree"):
+        workdir.compare_classes(CLASSES, ("sky", "tree", "[road]"))
+    with pytest.raises(ValueError, match=r"3 classes and the data have 2: class 2 is 'tree' .*None"):
+        workdir.compare_classes(CLASSES, ("sky", "[road]"))
+
+
 def test_a_run_is_what_its_checkpoint_says_whatever_config_json_says(tmp_path):
     config = a_config()
     config.input.mean = (1.0, 2.0, 3.0)

@@ -55,7 +55,7 @@ def score(arguments: argparse.Namespace, changes: Sequence[str]) -> None:
     if link is not None:
         link.same({**about, "--crf": arguments.crf, "--save": arguments.save})
         training.compare(config, link)
-    config, prepared = training.prepare(config, [split])
+    config, prepared = training.prepare(config, [split], run.classes)
     if link is not None:
         training.compare(config, link, prepared)
     dataset = prepared.dataset

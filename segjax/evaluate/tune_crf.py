@@ -142,7 +142,8 @@ def tune(
       data_dir: the folder of the raw data, where it is another than in training.
 
     Raises:
-      ValueError: there is no such run, split or protocol, or a number is out of range.
+      ValueError: there is no such run, split or protocol, a number is out of range, or the data
+        have other classes.
     """
     grid = grid or Grid()
     grid.check()
@@ -155,7 +156,7 @@ def tune(
     config.data.num_val = 0  # `images` says how many
     split = split or config.data.val_split
     chosen = protocols.find(protocol)
-    config, prepared = training.prepare(config, [split])
+    config, prepared = training.prepare(config, [split], run.classes)
     available = len(prepared.source(split))
     config.data.num_val = images = min(images, available) or available
     digest = _digest(run.variables, prepared.folders[split])
