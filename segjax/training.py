@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from segjax.config import Config
 from segjax.data import datasets, pipeline
 from segjax.evaluate.result import Evaluation
 from segjax.evaluate.scoring import evaluator
+from segjax.pretrained.files import CONFIG, WEIGHTS
 from segjax.report.evaluation_files import write_evaluation, write_report
 
 
@@ -394,10 +395,38 @@ def _start_from(
     path: str, config: Config, variables: dict[str, Any]
 ) -> tuple[dict[str, Any], pretrained.Report]:
     """Loads what fits of a run or of a file of weights; the rest keeps its initial values."""
-    folder = paths.of(path)
-    if workdir_lib.holds_checkpoints(folder):
-        return pretrained.merge(variables, workdir_lib.read(folder)[2])
-    return pretrained.load(folder, config.model, variables, strict=False)
+    start = paths.of(path)
+    if start.is_dir() or (start.name == WEIGHTS and start.with_name(CONFIG).is_file()):
+        *_, given, metadata = workdir_lib.read(start)
+        _warn_of_another_input(path, metadata.get("config"), config)
+        return pretrained.merge(variables, given)
+    return pretrained.load(start, config.model, variables, strict=False)
+
+
+def _warn_of_another_input(path: str, trained: Any, config: Config) -> None:
+    """Warns where the images that weights were trained on came to them in another way.
+
+    Args:
+      path: of the weights.
+      trained: the configuration that is stored with them, or what there is of one.
+      config: of the run.
+    """
+    fields = [("input", field.name) for field in dataclasses.fields(config.input)]
+    trained = trained if isinstance(trained, Mapping) else {}
+    if "model" in trained:  # otherwise a classifier's, which has no corners
+        fields.append(("loss", "align_corners"))
+    flags = []
+    for part, field in fields:
+        old, new = trained.get(part), getattr(getattr(config, part), field)
+        old = old.get(field) if isinstance(old, Mapping) else None
+        if old is not None and old != (list(new) if isinstance(new, tuple) else new):
+            value = f'"({", ".join(map(str, old))})"' if isinstance(old, list) else old
+            flags.append(f"--config.{part}.{field}={value}")
+    if flags:
+        log.warn(
+            f"train.init_from: {path} was trained on images that were fed in another way; what it "
+            f"has learnt fits with {' '.join(flags)}"
+        )
 
 
 def train_batches(

@@ -16,7 +16,7 @@ from PIL import Image
 from segjax import checkpoint, hosts, log, rows, signals, state, steps, training
 from segjax import config as config_lib
 from segjax.cli import main as cli
-from segjax.config import Config, Data, Eval, Train
+from segjax.config import Config, Data, Eval, Input, Train
 from segjax.data import datasets, pipeline
 from segjax.data.builders import cityscapes
 from segjax.data.labels import colour_map
@@ -234,6 +234,32 @@ def test_a_run_of_another_network_or_optimiser_is_refused_and_left_as_it_was(tmp
     other.optim.lr = 0.003  # what changes no array may change
     assert training.train(other, run) == 0
     assert reached(run) == [1, 2]
+
+
+def test_weights_that_saw_other_images_are_told(tmp_path, capsys):
+    config = settings(tmp_path, 1)
+    config.input = Input(mean=(1.0, 2.0, 3.5), bgr=True)
+    config.loss.align_corners = True
+    training.train(config, tmp_path / "run")
+    assert cli.main(["convert", f"{tmp_path / 'run'}", f"{tmp_path / 'shared'}"]) == 0
+    other = settings(tmp_path, 1)
+    for start in ("run", "run/checkpoints/1", "shared", "shared/weights.safetensors"):
+        for settled in (config, other):
+            settled.train.init_from = str(tmp_path / start)
+        capsys.readouterr()
+        training.initial_state(config)
+        assert "in another way" not in capsys.readouterr().err
+        state = training.initial_state(other)[0]
+        assert (
+            f"{start} was trained on images that were fed in another way; what it has learnt fits "
+            'with --config.input.mean="(1.0, 2.0, 3.5)" --config.input.bgr=True '
+            "--config.loss.align_corners=True"
+        ) in capsys.readouterr().err
+        expected = open_run(tmp_path / "run").variables["params"]
+        jax.tree.map(np.testing.assert_array_equal, state.params, expected)
+    classifier = {"input": {"bgr": True}, "loss": {"align_corners": False}}
+    training._warn_of_another_input("body", classifier, config)
+    training._warn_of_another_input("body", None, config)
 
 
 def own(tmp_path, *classes):
