@@ -78,11 +78,11 @@ def score(arguments: argparse.Namespace, changes: Sequence[str]) -> None:
         save=save,
     )
     result = evaluate(run.variables, split)
+    log.console.print(result.table(dataset.classes, f"{workdir}, step {run.step}, {split}"))
     if kernels:
         about["crf_parameters"] = arguments.crf or crf_choice.LEARNT
     write_evaluation(result, config, prepared, workdir, name, **about)
     write_report(workdir, name)
-    log.console.print(result.table(dataset.classes, f"{workdir}, step {run.step}, {split}"))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -43,10 +43,11 @@ def write_evaluation(
         **result.to_dict(dataset.classes),
         "config": to_dict(config),
         "palette": [list(colour) for colour in dataset.palette],
+        "gallery": [],
     }
     with log.harmless(f"the pictures of {name}"):
-        pictured = gallery.write(result.examples, dataset.palette, folder / "images" / name)
-        values["gallery"] = pictured
+        place = folder / "images" / name
+        values["gallery"] = gallery.write(result.examples, dataset.palette, place)
     if config.data.train_split in prepared.summaries:
         pixels = np.asarray(prepared.summaries[config.data.train_split].pixels)
         pixels = pixels[: dataset.num_classes]

@@ -9,6 +9,7 @@ from segjax import hosts, training
 from segjax.cli import main as cli
 from segjax.config import Config, Data, Eval, Train
 from segjax.models import SegNetBasic
+from segjax.report import gallery
 from tests.cli.runs import said
 
 
@@ -83,3 +84,15 @@ def test_fewer_images_to_validate_on_are_not_fewer_to_test_on(tmp_path):
     assert images("val") == images("val", "--split=val") == 2
     assert images("train", "--split=train") == 8
     assert images("train", "--split=train", "--config.data.num_val=3") == 3
+
+
+def test_scores_are_shown_and_reported_where_pictures_cannot_be_written(run, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(gallery, "write", None)
+        assert cli.main(["eval", f"--workdir={run}", "--step=2"]) == 0
+    assert "the pictures of val_000002 could not be written" in said(capsys)[1]
+    assert cli.main(["report", str(run)]) == 0
+    (run / "eval" / "broken.json").write_text("{")
+    assert cli.main(["eval", f"--workdir={run}", "--step=2"]) == 2
+    text = said(capsys)[1]
+    assert "┃ class ┃ IoU ┃" in text and "broken.json is not JSON" in text
