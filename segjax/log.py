@@ -55,6 +55,7 @@ class Log:
         """
         self._silent = jax.process_index() != 0
         self.repeated = 0  # steps that were made before, and are lost
+        self.skipped = 0  # steps that were left out until then
         if self._silent:
             return
         self._owned = owned
@@ -65,7 +66,9 @@ class Log:
         last = step if scored else step - 1
         rows = _rows(self._csv)
         self.repeated = max([0, *(int(row["step"]) - step for row in rows)])
-        writer.writerows(r for r in rows if int(r["step"]) <= (step if r.get("loss") else last))
+        kept = [r for r in rows if int(r["step"]) <= (step if r.get("loss") else last)]
+        self.skipped = sum(int(r["skipped"]) for r in kept if str(r.get("skipped")).isdigit())
+        writer.writerows(kept)
         self._text = text.getvalue()
         files.write_text(self._csv, self._text)
         self._sent, self._unsent = time.monotonic(), False
@@ -168,6 +171,7 @@ class Reporter:
         """
         self._config, self._writer, self._keep = config, writer, keep
         self._skipped = 0  # steps in a row that were not finite
+        self._left_out = writer.skipped  # all such steps
         self._kept = False  # whether one of them was saved
         self._lr = jax.jit(optim.schedule(config.optim, config.train.steps))
         self._lr(0)  # compiles it, which no row of the log must pay for
@@ -227,9 +231,11 @@ class Reporter:
                 warn(f"left out, {self._skipped} in a row of at most {most}: {text}")
         now, steps = time.perf_counter(), len(fetched)
         passed = now - self._time
+        self._left_out += steps - len(losses)
+        before = step - 1 - (self._left_out - bool(self._skipped))  # that the optimiser has seen
         row = {
             "loss": float(np.mean(losses)) if losses else float("nan"),
-            "lr": float(self._lr((step - 1) // self._config.optim.accumulate)),
+            "lr": float(self._lr(before // self._config.optim.accumulate)),
             "grad_norm": norm,
             "images_per_second": steps * self._config.train.batch_size / passed,
             "input_wait": (wait - self._wait) / passed,

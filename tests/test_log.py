@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.progress import TextColumn
 
-from segjax import devices, log
+from segjax import devices, log, optim
 from segjax.config import Config, Train
 
 
@@ -170,11 +170,22 @@ def test_steps_left_out_are_counted_anew_after_a_finite_one(tmp_path):
         reporter.add(7, metrics(np.nan), ["a"])
         with pytest.raises(FloatingPointError, match=r"step 7; .*; saved"):
             reporter.flush(wait=0.0)
-    assert [(r["step"], r["loss"], r["skipped"]) for r in rows(tmp_path / "metrics.csv")] == [
+    with log.Log(tmp_path, step=6) as writer, log.Reporter(config, writer, 6) as reporter:
+        reporter.add(7, metrics(4.0), ["a"])
+        reporter.flush(wait=0.0)
+        reporter.add(8, metrics(4.0), ["a"])
+        reporter.flush(wait=0.0)
+    found = rows(tmp_path / "metrics.csv")
+    assert [(r["step"], r["loss"], r["skipped"]) for r in found] == [
         ("5", "2.0", "3"),
         ("6", "nan", "1"),
+        ("7", "4.0", "0"),
+        ("8", "4.0", "0"),
     ]
     assert kept == [(2, 3), (7, 0)]
+    # The schedule counts the steps that were not left out: before each of these, the same two.
+    rate = optim.schedule(config.optim, 9)
+    assert [float(r["lr"]) for r in found] == pytest.approx([float(rate(t)) for t in (2, 2, 2, 3)])
 
 
 def test_names_are_printed_as_they_are(capsys):
