@@ -241,7 +241,8 @@ def prepare(
     groups = rows.mesh(jax.local_devices(), config.train.rows).shape[rows.BATCH]
     if not splits:  # a batch that is scored is filled up
         config_lib.check(config, devices=groups * jax.process_count())
-    prepared = datasets.prepare(config.data, splits, first=jax.process_index() == 0)
+    first = jax.process_index() == 0
+    prepared = datasets.prepare(config.data, splits, first=first, classes=classes)
     prepared = dataclasses.replace(prepared, aligned=config_lib.alignment(config))
     config = _from_data(config, prepared)
     given, names = config.model.num_classes, prepared.dataset.classes

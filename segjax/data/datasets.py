@@ -28,7 +28,7 @@ from segjax.data.builders.base import SegmentationBuilder
 from segjax.data.examples import Summary, same_colour
 from segjax.data.folders import some, subfiles
 from segjax.data.images import DataError
-from segjax.data.labels import Colour, parse_label_map
+from segjax.data.labels import MAP_EXAMPLE, Colour, colour_map, parse_label_map, spans
 from segjax.files import write_json
 from segjax.ops import IGNORE_LABEL
 
@@ -249,7 +249,12 @@ def _damaged(folder: pathlib.Path, why: object) -> str:
 
 
 def prepare(
-    data: config.Data, splits: Sequence[str] = (), *, show: bool = True, first: bool = True
+    data: config.Data,
+    splits: Sequence[str] = (),
+    *,
+    show: bool = True,
+    first: bool = True,
+    classes: Sequence[str] = (),
 ) -> Prepared:
     """Returns the records of a data set, written first where they are not yet in `data.cache`.
 
@@ -272,12 +277,14 @@ def prepare(
         splits: what to prepare; the training and the validation split unless given.
         show: whether to print the table when something was written.
         first: whether this is the process that writes to a cache in a bucket.
+        classes: names, by id, of a trained network; where a folder has no list of classes they are
+            these, and the splits need not hold each.
 
     Raises:
         DataError: a file is at fault, or the folder is not laid out as it must be.
         ValueError: a field of `data` is wrong.
     """
-    builders = _builders(data, splits, LISTS)
+    builders = _builders(data, splits, LISTS, alone=bool(classes))
     folders = {split: _folder(builder, data) for split, builder in builders.items()}
     anywhere = not data.dir or paths.in_bucket(data.dir)  # the same data on all hosts
     if paths.in_bucket(data.cache) and anywhere and not first:
@@ -289,7 +296,8 @@ def prepare(
     summaries = {split: _summary(folder) for split, folder in folders.items()}
     for split, builder in builders.items():
         _tell_undecoded(split, summaries[split].undecoded, builder.max_decode_errors)
-    dataset = _complete(find(data.name), next(iter(builders.values())), summaries)
+    builder = next(iter(builders.values()))
+    dataset = _complete(find(data.name), builder, summaries, classes)
     prepared = Prepared(dataset, summaries, folders, skipped=_skipped(builders))
     if written and show:
         Console().print(prepared.table())
@@ -362,9 +370,12 @@ def parse_options(builder: type[SegmentationBuilder], text: str) -> dict[str, An
 
 
 def _builders(
-    data: config.Data, splits: Sequence[str], endings: tuple[str, ...]
+    data: config.Data, splits: Sequence[str], endings: tuple[str, ...], *, alone: bool = False
 ) -> dict[str, SegmentationBuilder]:
-    """Returns a builder for each split; of data in a bucket, files with the endings are copied."""
+    """Returns a builder for each split; of data in a bucket, files with the endings are copied.
+
+    Where only the masks tell the classes, that is those of the training split too, unless `alone`.
+    """
     kind = find(data.name).builder
     if kind.LAYOUT and not data.dir:
         raise ValueError(f"'{data.name}' is read from a folder: write --config.data.dir=FOLDER")
@@ -383,7 +394,8 @@ def _builders(
     builders = {s: kind(root, s, label_map=label_map, **options) for s in splits}
     if data.train_split in builders:
         builders[data.train_split].max_decode_errors = data.max_decode_errors
-    if data.train_split not in splits and not next(iter(builders.values())).knows_classes:
+    known = alone or next(iter(builders.values())).knows_classes
+    if data.train_split not in splits and not known:
         # The ids of one split are not the classes: it may lack one that others have.
         return _builders(data, (data.train_split, *splits), endings)
     for builder in builders.values():
@@ -555,7 +567,10 @@ def _summary(folder: pathlib.Path) -> Summary:
 
 
 def _complete(
-    dataset: Dataset, builder: SegmentationBuilder, summaries: dict[str, Summary]
+    dataset: Dataset,
+    builder: SegmentationBuilder,
+    summaries: dict[str, Summary],
+    trained: Sequence[str] = (),
 ) -> Dataset:
     """Fills in what only the folder of a data set tells.
 
@@ -571,7 +586,16 @@ def _complete(
                 raise DataError(f"{file} {error}") from None
     ids = sorted({i for summary in summaries.values() for i in summary.ids()})
     first = next(iter(summaries.values()))
-    described = builder.describe(ids)
+    if trained and not builder.knows_classes:
+        if others := [i for i in ids if i >= len(trained)]:
+            ignored = MAP_EXAMPLE % ",".join(f"{i}:255" for i in others)
+            raise DataError(
+                f"the masks of {builder.root} hold the ids {spans(ids)}, and the network has the "
+                f"classes 0..{len(trained) - 1}; {ignored} ignores the others"
+            )
+        described = tuple(trained), colour_map(len(trained))
+    else:
+        described = builder.describe(ids)
     if described is None:
         return dataset
     classes, palette = described

@@ -11,6 +11,7 @@ from segjax.config import Config, Data, Eval, Train
 from segjax.models import SegNetBasic
 from segjax.report import gallery
 from tests.cli.runs import said
+from tests.data.files import blocks, picture, write
 
 
 def settings(tmp_path, steps):
@@ -84,6 +85,28 @@ def test_fewer_images_to_validate_on_are_not_fewer_to_test_on(tmp_path):
     assert images("val") == images("val", "--split=val") == 2
     assert images("train", "--split=train") == 8
     assert images("train", "--split=train", "--config.data.num_val=3") == 3
+
+
+def test_a_split_may_lack_a_class_of_the_network(tmp_path, capsys):
+    """Without a list of classes: the last one is in the split to validate on alone."""
+    root = tmp_path / "raw"
+    splits = {"train": (0, 1), "val": (0, 1, 2), "test": (0, 1), "more": (0, 1, 3)}
+    for split, ids in splits.items():
+        write(root / f"images/{split}/a.png", picture())
+        write(root / f"masks/{split}/a.png", blocks(ids=ids))
+    config = settings(tmp_path, 1)
+    config.model = SegNetBasic(num_classes=0, width=4)
+    config.data = Data(name="folder", dir=str(root), cache=str(tmp_path / "cache"))
+    training.train(config, tmp_path / "run")
+    command = ["eval", f"--workdir={tmp_path / 'run'}"]
+    assert cli.main([*command, "--split=test"]) == 0
+    values = json.loads((tmp_path / "run/eval/test_000001.json").read_text())
+    assert list(values["per_class"]) == ["class 0", "class 1", "class 2"]
+    assert values["confusion"][2] == [0, 0, 0]
+    capsys.readouterr()
+    assert cli.main([*command, "--split=more"]) == 2
+    assert 'network has the classes 0..2; --config.data.label_map="{3:255}"' in said(capsys)[1]
+    assert cli.main([*command, "--split=more", "--config.data.label_map={3:255}"]) == 0
 
 
 def test_scores_are_shown_and_reported_where_pictures_cannot_be_written(run, monkeypatch, capsys):

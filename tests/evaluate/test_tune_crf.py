@@ -118,7 +118,7 @@ def test_a_search_that_was_stopped_goes_on_and_is_what_prediction_uses(run, monk
 
 
 def test_scores_of_other_data_or_of_another_network_are_not_taken(tmp_path):
-    """Nor those of data that were mended in place, which are prepared in a folder of another name."""
+    """Nor those of data that were mended in place."""
 
     def digest(value):
         prepared = datasets.prepare(data, ["val"], show=False)
