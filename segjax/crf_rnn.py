@@ -99,6 +99,9 @@ def train_outputs(
 ) -> dict[str, jax.Array]:
     """Refines a network's logits with the CRF that is trained with it.
 
+    What fills an image up to the canvas sends and receives messages here, since augmentation moves
+    it anywhere; evaluation and prediction leave it out.
+
     Args:
       outputs: the outputs of the network.
       image: float32 [B, H, W, 3] in 0..255: what the network saw, before normalisation.
