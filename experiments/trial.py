@@ -294,6 +294,7 @@ def record(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         "steps": config.train.steps,
         "batch_size": config.train.batch_size,
         "crop": list(config.augment.crop),
+        "init_from": pathlib.PurePath(config.train.init_from).name,  # a file or a trial's folder
         "origins": json.loads((workdir / ORIGINS).read_text()),
     }
 

@@ -276,6 +276,8 @@ class AtrousConv(nn.Module):
             )
         if self.form not in FORMS:
             raise ValueError(f"AtrousConv: form={self.form!r}; accepted: {sorted(FORMS)}")
+        if not x.shape[-1]:  # the product that a 1x1 kernel may be would fail, a convolution not
+            raise ValueError("AtrousConv: the map has no channels")
         kernel = self.param(
             "kernel", self.kernel_init, (*self.kernel_size, x.shape[-1], self.features)
         )

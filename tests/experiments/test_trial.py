@@ -75,6 +75,7 @@ def test_a_tiny_claim_runs_and_goes_on(camvid, tmp_path, monkeypatch):
     assert cv2.imread(str(tmp_path / "out" / "tiny_tiny.png")).size
     record = written["runs"]["one"]["0"]
     assert (record["steps"], record["batch_size"], record["crop"]) == (2, 4, [32, 32])
+    assert record["init_from"] == ""
     assert [origin["packages"]["jax"] for origin in record["origins"]] == [jax.__version__]
     monkeypatch.setattr(training, "train", None)  # what is finished is not trained again
     assert trial.run(claim, TINY, str(camvid), tmp_path / "out") == result
@@ -117,8 +118,10 @@ def test_second_phases_and_other_strides_run(camvid, tmp_path):
         return (trial.own_scores if which.start else output_stride.scores)(which, workdir)
 
     claim = dataclasses.replace(output_stride.CLAIM, trials=trials, scores=scores)
-    rows = trial.run(claim, TINY, str(camvid), tmp_path / "out")["rows"]
+    result = trial.run(claim, TINY, str(camvid), tmp_path / "out")
+    rows = result["rows"]
     assert list(rows) == ["parallel, at 16", "parallel, at 8", "again"]
+    assert result["runs"]["again"]["0"]["init_from"] == "tiny-parallel-0"
     # The trial that the last one starts from is made again where its folder is gone.
     path = tmp_path / "out" / "output_stride_tiny.json"
     result = json.loads(path.read_text())
