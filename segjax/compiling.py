@@ -27,7 +27,8 @@ YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 ONEDNN = "xla_cpu_experimental_onednn_custom_call"
 SUMS = "LIBRARY_FUSION_TYPE_REDUCE"
 SUMS_AND_PRODUCTS = f"{SUMS},LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
-_TRAINING = contextvars.ContextVar("training", default=False)  # what `jit` traces
+# Of what `jit` traces: whether it computes gradients, and whether oneDNN has its convolutions.
+_TRACED = contextvars.ContextVar("traced", default=(False, False))
 
 
 def options(*, training: bool = False) -> Options:
@@ -61,7 +62,16 @@ def onednn() -> bool:
 
 def training() -> bool:
     """Returns whether what is traced now by `jit` computes gradients."""
-    return _TRAINING.get()
+    return _TRACED.get()[0]
+
+
+def predicts_by_onednn() -> bool:
+    """Returns whether `jit` traces a program without gradients that is compiled with oneDNN.
+
+    In `jax.jit`, which does not know `options`, it is false.
+    """
+    gradients, by_onednn = _TRACED.get()
+    return by_onednn and not gradients
 
 
 def prefer_onednn() -> None:
@@ -109,11 +119,11 @@ def jit(
 
     @functools.wraps(function)
     def traced(*arguments: Any, **keywords: Any) -> Any:
-        before = _TRAINING.set(training)
+        before = _TRACED.set((training, ONEDNN in chosen))
         try:
             return function(*arguments, **keywords)
         finally:
-            _TRAINING.reset(before)
+            _TRACED.reset(before)
 
     chosen = options(training=training) if libraries else {}
     return jax.jit(traced, compiler_options=chosen or None, **how)

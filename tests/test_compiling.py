@@ -116,6 +116,17 @@ def test_what_is_traced_knows_whether_it_trains():
     assert not compiling.training()
 
 
+def test_only_a_program_that_predicts_with_onednn_knows_it(monkeypatch):
+    monkeypatch.setattr(compiling, "_processor", lambda: "avx512f")
+    monkeypatch.setattr(compiling, "_compiled", lambda chosen: "onednn" if chosen else "")
+    seen = []
+    trace = lambda x: seen.append(compiling.predicts_by_onednn()) or x
+    for how in ({}, {"training": True}, {"libraries": False}):
+        compiling.jit(trace, **how).lower(jnp.ones(2))
+    jax.jit(trace).lower(jnp.ones(2))
+    assert seen == [True, False, False, False]
+
+
 def test_other_backends_have_no_options(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert compiling.options() == {}

@@ -29,8 +29,7 @@ def conv_same(x: jax.Array, kernel: jax.Array, *, rate: int) -> jax.Array:
     Returns:
       float [B, H, W, F]; the border is padded with `rate * (k - 1) / 2` zeros.
     """
-    predicts_by_onednn = compiling.onednn() and not compiling.training()
-    if kernel.shape[:2] == (1, 1) and not predicts_by_onednn:
+    if kernel.shape[:2] == (1, 1) and not compiling.predicts_by_onednn():
         # The same as a matrix product, at which XLA is mostly faster; oneDNN is not.
         y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
         return y.reshape(*x.shape[:-1], kernel.shape[-1])

@@ -100,6 +100,18 @@ def test_the_fastest_form_on_a_cpu_goes_by_taps_from_a_rate(
         assert convolutions(18, 64, dtype) == 1
 
 
+def test_a_1x1_kernel_is_a_product_but_where_onednn_predicts(monkeypatch):
+    x = jax.random.normal(jax.random.key(0), (2, 9, 7, 6))
+    kernel = jax.random.normal(jax.random.key(1), (1, 1, 6, 5))
+    results = []
+    for onednn in (False, True):
+        monkeypatch.setattr(compiling, "predicts_by_onednn", lambda onednn=onednn: onednn)
+        lowered = jax.jit(lambda *args: atrous.conv_same(*args, rate=1)).lower(x, kernel)
+        assert lowered.as_text().count("stablehlo.convolution") == onednn
+        results.append(lowered.compile()(x, kernel))
+    np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-5)
+
+
 def test_training_without_avx512_goes_by_taps_from_a_lower_rate(monkeypatch):
     monkeypatch.setattr(compiling, "onednn", lambda: False)
     monkeypatch.setattr(compiling, "training", lambda: True)

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax import compiling
 from segjax.models import Norm
 from segjax.models.resnet import STAGE_SIZES, ResNet, plan
 from tests.models.fill import random_variables
@@ -211,7 +210,7 @@ def test_remat_gives_the_same_gradients_and_statistics():
         return jax.grad(loss, has_aux=True)(params)
 
     expected, got = (
-        compiling.jit(functools.partial(gradients, net), training=True).lower(variables["params"])
+        jax.jit(functools.partial(gradients, net)).lower(variables["params"])
         for net in (plain, plain.clone(remat=True))
     )
     # Four blocks of two 3x3 and 1x1 convolutions and a projection compute the former again.
