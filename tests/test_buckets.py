@@ -1,6 +1,5 @@
 """Runs, data and weights in a bucket, gs://..., of an emulator on this machine."""
 
-import contextlib
 import csv
 import http.server
 import importlib.util
@@ -19,7 +18,6 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 import segjax
@@ -100,33 +98,17 @@ def environment(tmp_path_factory):
             "CLOUD_STORAGE_EMULATOR_ENDPOINT": url,  # of ArrayRecord
             "NO_GCE_CHECK": "true",
             "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("home")),
-            "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs")),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         server.terminate()
 
 
 @pytest.fixture(scope="module")
-def bucket(environment):
+def bucket(environment, compiled_once):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
         epath.Path("/").exists()  # as Orbax asks of a folder here: then etils has chosen how
-        with compiled_once(environment["JAX_COMPILATION_CACHE_DIR"]):
-            yield paths.of("gs://bucket")
-
-
-@contextlib.contextmanager
-def compiled_once(folder):
-    """Keeps programs in a folder: all runs here have the same."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = [getattr(jax.config, name) for name in names]
-    for values in ((folder, 0.0), before):
-        for name, value in zip(names, values):
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if values is not before:
-            yield
+        yield paths.of("gs://bucket")
 
 
 @pytest.fixture(scope="module")

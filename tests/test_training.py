@@ -30,6 +30,8 @@ from segjax.report.reading import read_metrics
 from segjax.workdir import open_run
 from tests.data.files import blocks, folder, jpeg, picture, png, write
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 SIZES = ((32, 48), (24, 48), (32, 40), (30, 46), (28, 33))
 
 

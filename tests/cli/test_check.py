@@ -14,6 +14,8 @@ from segjax.data import datasets
 from segjax.workdir import open_run
 from tests.cli.runs import picture, said
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 
 def write_folder(root, count=10, ids=2):
     for i in range(count):

@@ -13,6 +13,8 @@ from segjax.report import gallery
 from tests.cli.runs import said
 from tests.data.files import blocks, picture, write
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 
 def settings(tmp_path, steps):
     return Config(

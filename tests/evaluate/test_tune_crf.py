@@ -20,6 +20,8 @@ from segjax.models import SegNetBasic
 from segjax.workdir import begin, open_run, own_crfs
 from tests.data import files as raw
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 IMAGES = 3
 
 
