@@ -14,21 +14,45 @@ from segjax.ops import IGNORE_LABEL
 def confusion_matrix(label: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
     """Counts pixels by class: int32 [C, C], a row per true and a column per predicted class.
 
-    A pixel whose label or prediction is outside 0..C-1 is counted nowhere. Counts are exact up to
-    2^31 pixels; sums over a data set are kept in int64 on the host.
+    A pixel whose label is outside 0..C-1 is counted nowhere. Counts are exact up to 2^31 pixels;
+    sums over a data set are kept in int64 on the host.
 
     Args:
-      label: int [...] of any width; 255 is ignored.
-      prediction: int [...] of the same shape, of any width.
+      label: int [...] of any width, of JAX, NumPy or what NumPy can read; 255 is ignored.
+      prediction: int [...] of the same shape, of any width. In a jitted function, where values are
+        not known, a pixel with one outside 0..C-1 is counted nowhere.
       num_classes: C.
+
+    Raises:
+      ValueError: shapes differ, something is not an integer, or a labelled pixel is predicted as
+        none of 0..C-1.
     """
-    chex.assert_equal_shape((label, prediction))
-    label, prediction = (x.reshape(-1).astype(jnp.int32) for x in (label, prediction))
+    label, prediction = (
+        x if isinstance(x, jax.Array) else np.asarray(x) for x in (label, prediction)
+    )
+    if label.shape != prediction.shape:
+        raise ValueError(f"label has the shape {label.shape}, and prediction {prediction.shape}")
+    for name, x in (("label", label), ("prediction", prediction)):
+        if x.dtype.kind not in "biu":
+            raise ValueError(f"{name} is {x.dtype}; the ids of classes are needed, as of argmax")
+    if not any(isinstance(x, jax.core.Tracer) for x in (label, prediction)):
+        _check_classes(np.asarray(label), np.asarray(prediction), num_classes)
+    label, prediction = (jnp.asarray(x).reshape(-1).astype(jnp.int32) for x in (label, prediction))
     valid = (label >= 0) & (label < num_classes) & (prediction >= 0) & (prediction < num_classes)
     # A scatter is by far the fastest on CPU and GPU, a product of one-hot matrices on TPU.
     return jax.lax.platform_dependent(
         label, prediction, valid, tpu=_by_product(num_classes), default=_by_scatter(num_classes)
     )
+
+
+def _check_classes(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> None:
+    labelled = (label >= 0) & (label < num_classes)
+    wrong = labelled & ((prediction < 0) | (prediction >= num_classes))
+    if wrong.any():
+        raise ValueError(
+            f"prediction is {prediction[wrong][0]} at {wrong.sum():,} labelled pixels; classes are "
+            f"0..{num_classes - 1}. Do the ids start at 1? Then subtract 1"
+        )
 
 
 def _by_scatter(num_classes: int):
@@ -54,7 +78,11 @@ def _by_product(num_classes: int):
 class Scores:
     """Scores of a confusion matrix, each in 0..1; NaN for a class that cannot be scored."""
 
-    confusion: np.ndarray  # int64 [C, C]
+    confusion: np.ndarray  # int [C, C]
+
+    def __post_init__(self) -> None:
+        """Takes the counts as int64: sums of int32 overflow at 2^31 pixels."""
+        object.__setattr__(self, "confusion", np.asarray(self.confusion, np.int64))
 
     @property
     def share(self) -> np.ndarray:
@@ -149,6 +177,9 @@ def boundary_f1(
     pixels of truth and prediction are matched one to one within the tolerance, with as many pairs
     as possible (a maximum bipartite matching; `correspondPixels` minimises a cost in which an
     unmatched pixel outweighs every match). A test by dilation would count several for one.
+
+    As in the script, an ignored pixel is one of no class: it has a part in boundaries, and what is
+    predicted there counts. A void rim thus costs a prediction that has none.
 
     Args:
       label: int [H, W].

@@ -190,7 +190,6 @@ def test_mistakes_on_the_command_line_end_with_one_message(tmp_path, arguments, 
     assert not (tmp_path / "w" / "config.json").exists()
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of Python
 def test_dictionaries_are_changed_whole():
     change = ["--config.loss.heads={'logits': 1, 'aux': 0.4}", "--config.optim.lr_multipliers={}"]
     config = overrides.read("deeplab_v1_voc", change)
@@ -201,7 +200,6 @@ def test_dictionaries_are_changed_whole():
     )
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of Python
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -217,14 +215,41 @@ def test_wrong_dictionaries_and_names_are_explained(change, named):
         overrides.read("demo", [f"--config.{change}"])
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of Python
+FAULTS = {  # of a configuration's file, and what is said of them
+    "no function": ("x = 1", r"mine\.py: has no function get_config\(\); the file must end in"),
+    "no return": ("def get_config():\n    Config(model=None)", r"get_config\(\) returns no Config"),
+    "no Python": ("def get_config(:", r"mine\.py: SyntaxError: .*line 2"),
+    "no such name": (
+        "def get_config():\n    return Config(model=Net())",
+        "line 3, NameError: .*Net",
+    ),
+    "no such field": (
+        "def get_config():\n    return Config(model=None, data=Data(naem='folder'))",
+        r"mine\.py: line 3, Data has no field 'naem'\. Did you mean 'name'\? Its fields: name, dir",
+    ),
+    "no such field of a network": (
+        "def get_config():\n    return Config(model=SegNet(5, wdith=8))",
+        r"line 3, SegNet has no field 'wdith'\. Did you mean 'widths'\?",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("changes", [(), ("--config.optim.lr=0.1",)])
+def test_a_faulty_file_is_explained(tmp_path, fault, changes):
+    text, message = FAULTS[fault]
+    path = tmp_path / "mine.py"
+    path.write_text(f"from segjax.config import *; from segjax.models import SegNet\n{text}\n")
+    with pytest.raises(ValueError, match=message):
+        overrides.read(str(path), changes)
+
+
 def test_of_a_field_that_is_given_twice_the_last_counts():
     twice = ("--config.augment.crop=(32, 48)", "--config.augment.crop=(64, 64)")
     assert overrides.read("demo", twice).augment.crop == (64, 64)
     assert overrides.changed(Config(model=None), twice).augment.crop == (64, 64)
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of Python
 @pytest.mark.parametrize("name", ["augment.crop[a+b]", "augment.crop["])
 def test_a_name_that_cannot_be_parsed_is_shown(name):
     with pytest.raises(ValueError, match=re.escape(f"--config.{name}=3: Augment has no field")):

@@ -89,7 +89,7 @@ RULES: dict[str, set[str]] = {
     "segjax/report/evaluation_files.py": allow("jax", "config data.datasets log"),
     "segjax/cli": allow("jax rich segjax"),
     "segjax/cli/main.py": allow("importlib"),
-    "segjax/cli/overrides.py": allow("absl ml_collections runpy"),
+    "segjax/cli/overrides.py": allow("absl ml_collections runpy traceback"),
     "segjax/__main__.py": allow(inside="cli.main"),
     "segjax/__init__.py": allow("importlib", "crf models ops predict.segmenter.load pretrained"),
     "train.py": allow(inside="cli.main training.train"),

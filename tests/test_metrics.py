@@ -25,11 +25,34 @@ def test_confusion_ignores_a_void_pixel_in_row_and_column():
     assert scores.frequency_weighted_iou == pytest.approx(0.4 / 3 + 0.4 * 2 / 3)
 
 
-def test_predictions_out_of_range_are_counted_nowhere():
+def test_predictions_out_of_range_are_counted_nowhere_in_a_program():
     """A prediction of class 3 of 3 would be the first class in the next row."""
     label, prediction = np.uint8([0, 0, 1, 2, 2, 255]), np.int32([0, 3, -1, 2, 200, 3])
-    found = metrics.confusion_matrix(jnp.asarray(label), jnp.asarray(prediction), 3)
+    found = jax.jit(metrics.confusion_matrix, static_argnums=2)(label, prediction, 3)
     np.testing.assert_array_equal(found, np.diag([1, 0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "message"),
+    [
+        (np.float32([0.2, 0.7, 0.9]), "prediction is float32; .* as of argmax"),
+        (
+            np.uint8([1, 2, 255]),
+            r"prediction is 2 at 1 labelled pixels.* 0\.\.1.*start at 1",
+        ),
+        (np.uint8([[0, 1, 1]]), r"label has the shape \(3,\), and prediction \(1, 3\)"),
+    ],
+)
+def test_what_is_no_label_map_is_refused(prediction, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.confusion_matrix(np.uint8([0, 1, 255]), prediction, 2)
+
+
+def test_label_maps_of_other_libraries_and_counts_of_32_bits_are_taken():
+    found = metrics.confusion_matrix([0, 1, 1], [False, True, False], 2)
+    np.testing.assert_array_equal(found, [[1, 0], [1, 1]])
+    many = jnp.full((2, 2), 2**30, jnp.int32)
+    assert metrics.Scores(many).mean_iou == pytest.approx(1 / 3)
 
 
 def test_label_maps_of_eight_bits_are_counted_alike():

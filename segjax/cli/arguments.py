@@ -101,6 +101,18 @@ def crf(parser: argparse.ArgumentParser, needs: str = "") -> None:
     parser.add_argument("--crf", metavar="NAME", help=CRF_HELP % needs)
 
 
+def parsed(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """Returns the arguments of a command, and its words "--config.field=value"."""
+    arguments, changes = parser.parse_known_args(argv)
+    for before, word in zip(["", *changes], changes):
+        if not word.startswith("--config."):
+            hint = f"; write {before}={word}" if before and "=" not in before else ""
+            parser.error(f"unrecognized arguments: {word}{hint}")
+    return arguments, changes
+
+
 def with_names(words: Sequence[str]) -> list[str]:
     """Returns the words of a command line with --crf alone as --crf=auto.
 

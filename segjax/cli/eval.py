@@ -23,9 +23,7 @@ report.html in the folder of the run.
 def main(argv: Sequence[str]) -> None:
     """Scores a checkpoint on a split."""
     command = parser()
-    arguments, changes = command.parse_known_args(shared.with_names(argv))
-    if unknown := [word for word in changes if not word.startswith("--config.")]:
-        command.error(f"unrecognized arguments: {' '.join(unknown)}")
+    arguments, changes = shared.parsed(command, shared.with_names(argv))
     with shared.joined(arguments):
         score(arguments, changes)
 

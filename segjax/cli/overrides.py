@@ -7,7 +7,10 @@ import ast
 import copy
 import dataclasses
 import difflib
+import os
+import re
 import runpy
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +18,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from segjax import config as config_lib
-from segjax import log, paths
+from segjax import log, models, paths
 from segjax.cli import configs
 from segjax.config import Config
 
@@ -28,17 +31,10 @@ def read(path: str, changes: Sequence[str] = ()) -> Config:
       changes: "--config.field=value" each.
 
     Raises:
-      ValueError: there is no such file, or no such field, or it has another type.
+      ValueError: there is no such file, it fails or returns no `Config`; there is no such field, or
+        it has another type.
     """
-    _settle_absl()
-    argv = _with_path(["", f"--config={path}", *_last(changes)])
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    try:
-        _parse(values, argv)
-    except flags.Error as error:
-        raise ValueError(str(error)) from error
-    return holder.value
+    return _changed(_of_file(path), changes)
 
 
 def changed(config: Config, changes: Sequence[str]) -> Config:
@@ -51,22 +47,10 @@ def changed(config: Config, changes: Sequence[str]) -> Config:
     Raises:
       ValueError: there is no such field, or it has another type.
     """
-    _settle_absl()
-    if not changes:
-        return config
-    argv, values, new = ["", *_last(changes)], flags.FlagValues(), copy.deepcopy(config)
-    try:
-        holder = config_flags.DEFINE_config_dataclass(
-            "config", new, flag_values=values, sys_argv=argv
-        )
-        _parse(values, argv, new)
-        new = holder.value
-    except flags.Error as error:
-        raise ValueError(str(error)) from error
-    except (KeyError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(_explain(argv, config) or error) from error
-    lines = config_lib.differences(config_lib.to_dict(config), config_lib.to_dict(new))
-    log.say(f"changed for this command: {', '.join(lines) or 'nothing'}")
+    new = _changed(copy.deepcopy(config), changes)
+    if changes:
+        lines = config_lib.differences(config_lib.to_dict(config), config_lib.to_dict(new))
+        log.say(f"changed for this command: {', '.join(lines) or 'nothing'}")
     return new
 
 
@@ -96,62 +80,62 @@ def _word(name: Any) -> str:
     return name
 
 
-def _settle_absl() -> None:
-    flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for that
-    logging.set_verbosity(logging.ERROR)  # Orbax reports every file that it reads or writes
-    config_flags.register_flag_parser_for_type(dict, _Dictionary())
-
-
-def _parse(values: flags.FlagValues, argv: list[str], config: Config | None = None) -> None:
-    path = value_of(argv, "config")
-    if path is not None and not paths.local(path, "--config").is_file():
+def _of_file(path: str) -> Config:
+    """Returns what the function get_config() of a file returns."""
+    path = os.fspath(configs.shipped().get(path, path))
+    if not paths.local(path, "--config").is_file():
         raise ValueError(
             f"--config is {path}: no such file; give a file, or one of "
             f"{', '.join(configs.shipped())}, which segjax configs NAME FILE copies for editing"
         )
     try:
+        found = runpy.run_path(path).get("get_config")
+        config = found() if callable(found) else None
+    except Exception as error:  # a stranger's file may fail in any way
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f"line {frame.lineno}, " for frame in frames if frame.filename == path]
+        why = _unknown_argument(error) or f"{type(error).__name__}: {error}"
+        raise ValueError(f"--config is {path}: {''.join(lines[-1:])}{why}") from error
+    if not isinstance(config, Config):
+        what = "has no function get_config()" if found is None else "get_config() returns no Config"
+        raise ValueError(
+            f"--config is {path}: {what}; the file must end in 'def get_config(): return "
+            "Config(...)', as those that segjax configs NAME FILE copies"
+        )
+    return config
+
+
+def _unknown_argument(error: Exception) -> str | None:
+    """Says which field a dataclass lacks, where an error is of that kind."""
+    wrong = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if not wrong:
+        return None
+    holder = getattr(config_lib, wrong[1], None) or getattr(models, wrong[1], None)
+    return holder and _lacks(holder, wrong[2])
+
+
+def _changed(config: Config, changes: Sequence[str]) -> Config:
+    """Returns a configuration with changes, which may be made in place."""
+    flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for that
+    logging.set_verbosity(logging.ERROR)  # Orbax reports every file that it reads or writes
+    config_flags.register_flag_parser_for_type(dict, _Dictionary())
+    if not changes:
+        return config
+    argv, values = ["", *_last(changes)], flags.FlagValues()
+    try:
+        holder = config_flags.DEFINE_config_dataclass(
+            "config", config, flag_values=values, sys_argv=argv
+        )
         values(argv)
-    except SyntaxError as error:
-        raise ValueError(f"--config is {path}: not Python: {error}") from error
+    except flags.Error as error:
+        raise ValueError(str(error)) from error
     except ValueError as error:  # of a value, or of what stands in [], which it does not name
         indexed = any("[" in word.split("=", 1)[0] for word in argv)
-        wrong = indexed and _explain(argv, config or _of_file(argv))
+        wrong = indexed and _explain(argv, config)
         raise ValueError(wrong or f"{' '.join(argv[1:])}: {error}") from error
     except (KeyError, AttributeError, TypeError, IndexError, OSError) as error:
-        raise ValueError(_explain(argv, config or _of_file(argv)) or error) from error
-
-
-def _with_path(argv: Sequence[str]) -> list[str]:
-    """Returns the words with the name of a shipped configuration as the path of its file."""
-    known, words = configs.shipped(), list(argv)
-    for i, word in enumerate(words):
-        option, equals, name = word.partition("=")
-        if option in ("--config", "-config"):
-            name = name if equals else "".join(words[i + 1 : i + 2])
-            if name in known:
-                words[i : i + 2 - len(equals)] = [f"--config={known[name]}"]
-                break
-    return words
-
-
-def value_of(argv: list[str], name: str) -> str | None:
-    """Returns the value of `--name=value` or `--name value`, before flags are parsed."""
-    for i, word in enumerate(argv):
-        if word.startswith((f"--{name}=", f"-{name}=")):
-            return word.split("=", 1)[1]
-        if word in (f"--{name}", f"-{name}") and i + 1 < len(argv):
-            return argv[i + 1]
-    return None
-
-
-def _of_file(argv: list[str]) -> Config:
-    path = value_of(argv, "config")
-    if path is None:
-        raise ValueError("--config is missing; give a file, or a name that segjax configs lists")
-    values = runpy.run_path(path)
-    if "get_config" not in values:
-        raise ValueError(f"--config is {path}: it has no function get_config()")
-    return values["get_config"]()
+        raise ValueError(_explain(argv, config) or error) from error
+    return holder.value
 
 
 def _explain(argv: list[str], config: Config) -> str | None:
@@ -165,16 +149,18 @@ def _explain(argv: list[str], config: Config) -> str | None:
             if isinstance(holder, dict):
                 whole = ".".join(path[:depth])
                 return f'{word}: has no {name!r}; write it whole, --config.{whole}="{holder}"'
-            fields = _fields(holder)
-            if name not in fields:
-                near = difflib.get_close_matches(name, fields, 1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                return (
-                    f"{word}: {type(holder).__name__} has no field {name!r}.{hint} Its fields: "
-                    f"{', '.join(fields) or 'none'}."
-                )
+            if name not in _fields(holder):
+                return f"{word}: {_lacks(type(holder), name)}"
             holder = getattr(holder, name)
     return None
+
+
+def _lacks(holder: type, name: str) -> str:
+    fields = _fields(holder)
+    near = difflib.get_close_matches(name, fields, 1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    listed = ", ".join(fields) or "none"
+    return f"{holder.__name__} has no field {name!r}.{hint} Its fields: {listed}."
 
 
 def _fields(holder: Any) -> list[str]:

@@ -25,9 +25,7 @@ less, and then more memory is shown than the step needs.
 def main(argv: Sequence[str]) -> None:
     """Prints parameters, operations and memory by crop and batch."""
     command = parser()
-    arguments, rest = command.parse_known_args(argv)
-    if unknown := [word for word in rest if not word.startswith("--config.")]:
-        command.error(f"unrecognized arguments: {' '.join(unknown)}")
+    arguments, rest = shared.parsed(command, argv)
     if arguments.topology and arguments.memory:
         command.error("--memory is for this machine; that of a --topology is known")
     if arguments.quick and not arguments.topology:

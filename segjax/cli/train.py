@@ -24,9 +24,7 @@ FAILED = 1  # exit code of a run whose loss is not finite
 def main(argv: Sequence[str]) -> int:
     """Trains; returns 0, 1 where training failed, or 128 and the signal that stopped it."""
     command = parser()
-    arguments, rest = command.parse_known_args(argv)
-    if unknown := [word for word in rest if not word.startswith("--config.")]:
-        command.error(f"unrecognized arguments: {' '.join(unknown)}")
+    arguments, rest = shared.parsed(command, argv)
     if not arguments.workdir:
         raise ValueError("--workdir is empty; name a folder, --workdir=runs/a")
 

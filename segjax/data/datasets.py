@@ -595,7 +595,8 @@ def _complete(
             )
         described = tuple(trained), colour_map(len(trained))
     else:
-        described = builder.describe(ids)
+        pixels = sum(np.array(summary.pixels) for summary in summaries.values())
+        described = builder.describe(ids, float(pixels[IGNORE_LABEL] / pixels.sum()))
     if described is None:
         return dataset
     classes, palette = described

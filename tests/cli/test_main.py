@@ -152,3 +152,10 @@ def test_the_installed_command_runs(run, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "a.png").exists()
+
+
+def test_a_field_without_its_equals_sign_is_explained(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--config=demo", "--workdir=w", "--config.optim.lr", "0.02"])
+    expected = "unrecognized arguments: 0.02; write --config.optim.lr=0.02"
+    assert expected in " ".join(capsys.readouterr().err.split())

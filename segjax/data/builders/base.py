@@ -87,11 +87,17 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         marked = bool(cls.MARKS) and all((root / mark).is_dir() for mark in cls.MARKS)
         return marked and not any((root / name).is_file() for name in classes.FILES)
 
-    def describe(self, ids: Iterable[int]) -> tuple[tuple[str, ...], tuple[Colour, ...]] | None:
+    def describe(
+        self, ids: Iterable[int], ignored: float = 0.0
+    ) -> tuple[tuple[str, ...], tuple[Colour, ...]] | None:
         """Returns classes and palette where the folder tells them, or None.
 
         Args:
-            ids: train ids that occur.
+            ids: train ids that occur, without 255.
+            ignored: share of the pixels that have 255.
+
+        Raises:
+            DataError: the ids are not those of classes.
         """
         return None
 

@@ -18,7 +18,7 @@ the others are `train` (option `val_every`). The same holds for the images of a 
 
 Classes are those of a list, `classes.txt`, CVAT's `labelmap.txt`, labelme's `class_names.txt`: see
 `segjax.data.classes`. Then ids that it does not name are an error. Without a list the classes are
-0..C-1 as the masks hold them, those of the training split among them.
+0..C-1 as the masks hold them, at most 32, those of the training split among them.
 """
 
 import dataclasses
@@ -50,6 +50,7 @@ MASKS = (
 )
 SUFFIXES = ("_mask", "_masks", "_label", "_labels", "_seg", "_segmentation", "_gt", "_L", "-mask")
 IMAGE_SUFFIXES = ("_image", "_img", "_sat", "_rgb", "_leftImg8bit")  # only with one of the above
+MOST_UNNAMED = 32  # classes without a list: more are hardly meant
 SPLITS = {  # other names of a split's folder or list
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
@@ -150,17 +151,29 @@ class Folder(SegmentationBuilder):
         colours = [[list(c), i] for c, i in (self.colours or {}).items()]
         return [*super().fingerprint(), self.classes, sorted(self.ids.items()), colours]
 
-    def describe(self, ids: Iterable[int]) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
+    def describe(
+        self, ids: Iterable[int], ignored: float = 0.0
+    ) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
         if self.classes:
             return self.classes, self.palette or colour_map(len(self.classes))
         ids = list(ids)
+        text = f"the masks of {self.root} hold the ids {spans(ids)}"
+        listed = f"{self.root / 'classes.txt'}, one a line by id"
+        if len(ids) > MOST_UNNAMED:
+            raise DataError(
+                f"{text}. So many come from interpolation or JPEG: export the masks as PNG, and "
+                f"resize them by the nearest neighbour. If all are classes, name them in {listed}"
+            )
         if ids != list(range(len(ids))):
             shift = ",".join(f"{old}:{new}" for new, old in enumerate(ids))
+            void = (
+                f". {IGNORE_LABEL}, {ignored:.1%} of the pixels, is ignored; if it is a class, add "
+                f"{IGNORE_LABEL}:{len(ids)} there"
+            )
             raise DataError(
-                f"the masks of {self.root} hold the ids {spans(ids)}, which are not 0..C-1. Name "
-                f"the classes in {self.root / 'classes.txt'}, one a line by id, or renumber: "
-                + MAP_EXAMPLE
-                % shift
+                f"{text}, which are not 0..C-1. Name the classes in {listed}, or renumber: "
+                + MAP_EXAMPLE % shift
+                + (void if ignored else "")
             )
         return tuple(f"class {i}" for i in ids), colour_map(len(ids))
 

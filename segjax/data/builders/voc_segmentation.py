@@ -50,7 +50,9 @@ class VocSegmentation(Folder):
     def knows_classes(self) -> bool:
         return True
 
-    def describe(self, ids: object) -> tuple[tuple[str, ...], tuple[Colour, ...]] | None:
+    def describe(
+        self, ids: object, ignored: float = 0.0
+    ) -> tuple[tuple[str, ...], tuple[Colour, ...]] | None:
         return super().describe([]) if self.classes else None
 
     def find_pairs(self) -> list[Pair]:

@@ -319,7 +319,16 @@ def test_folder_without_class_names_needs_ids_in_a_row(tmp_path):
     builder = Folder(folder(tmp_path, ids=(0, 7, 9)), "train")
     with pytest.raises(DataError, match=r'ids 0, 7, 9.*classes.txt.*label_map="{0:0,7:1,9:2}"'):
         builder.describe([0, 7, 9])
+    with pytest.raises(DataError, match=r"255, 23.5% of the pixels, is ignored; .* add 255:3"):
+        builder.describe([0, 85, 170], 0.235)
     assert builder.describe([0, 1])[0] == ("class 0", "class 1")
+
+
+@pytest.mark.parametrize("ids", [range(255), range(0, 200, 5)])
+def test_masks_that_were_interpolated_are_not_taken_for_many_classes(tmp_path, ids):
+    builder = Folder(folder(tmp_path), "train")
+    with pytest.raises(DataError, match=r"interpolation or JPEG.*nearest neighbour.*classes\.txt"):
+        builder.describe(ids, 0.2)
 
 
 def test_shapes_is_deterministic_and_differs_between_seeds_and_splits():
