@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -397,25 +397,70 @@ def _start_from(
 ) -> tuple[dict[str, Any], pretrained.Report]:
     """Loads what fits of a run or of a file of weights; the rest keeps its initial values."""
     start = paths.of(path)
-    if start.is_dir() or (start.name == WEIGHTS and start.with_name(CONFIG).is_file()):
-        *_, given, metadata = workdir_lib.read(start)
-        _warn_of_another_input(path, metadata.get("config"), config)
-        return pretrained.merge(variables, given)
-    return pretrained.load(start, config.model, variables, strict=False)
+    if not (start.is_dir() or (start.name == WEIGHTS and start.with_name(CONFIG).is_file())):
+        return pretrained.load(start, config.model, variables, strict=False)
+    *_, given, metadata = workdir_lib.read(start)
+    _warn_of_another_input(path, metadata, config)
+    other = _another_network(path, metadata.get("config"), config)
+    try:
+        merged, report = pretrained.merge(variables, given)
+    except ValueError as error:
+        raise ValueError(f"train.init_from: {other}{error}") from error
+    if len(report.loaded) < len(report.new):
+        log.warn(f"train.init_from: {other}most of the network is initialised afresh")
+    return merged, report
 
 
-def _warn_of_another_input(path: str, trained: Any, config: Config) -> None:
+def _warn_of_another_input(path: str, metadata: Mapping[str, Any], config: Config) -> None:
     """Warns where the images that weights were trained on came to them in another way.
+
+    Args:
+      path: of the weights.
+      metadata: what is stored with them.
+      config: of the run.
+    """
+    fields = [("input", field.name) for field in dataclasses.fields(config.input)]
+    trained = metadata.get("config")
+    trained = trained if isinstance(trained, Mapping) else {}
+    if "model" in trained:  # otherwise a classifier's, which has no corners
+        fields.append(("loss", "align_corners"))
+    if flags := _flags(trained, config, fields):
+        log.warn(
+            f"train.init_from: {path} was trained on images that were fed in another way; what it "
+            f"has learnt fits with {' '.join(flags)}"
+        )
+    provenance = metadata.get("provenance")
+    source = provenance.get("source") if isinstance(provenance, Mapping) else None
+    known = pretrained.SOURCES.get(source) if isinstance(source, str) else None
+    if known and (caution := known.caution(config.model)):
+        log.warn(f"train.init_from: {path}: {caution}")
+
+
+def _another_network(path: str, trained: Any, config: Config) -> str:
+    """Returns what to write for the network that weights are of, where it is another.
 
     Args:
       path: of the weights.
       trained: the configuration that is stored with them, or what there is of one.
       config: of the run.
     """
-    fields = [("input", field.name) for field in dataclasses.fields(config.input)]
-    trained = trained if isinstance(trained, Mapping) else {}
-    if "model" in trained:  # otherwise a classifier's, which has no corners
-        fields.append(("loss", "align_corners"))
+    model = trained.get("model") if isinstance(trained, Mapping) else None
+    kind = model.get("class") if isinstance(model, Mapping) else None
+    own = type(config.model).__name__
+    if kind is None:
+        return ""
+    if kind != own:
+        return f"{path} holds weights of {kind}, and this is {own}; "
+    names = {field.name for field in dataclasses.fields(config.model)}
+    fields = [("model", name) for name in sorted(names - {"num_classes", "norm", "dtype", "remat"})]
+    flags = " ".join(_flags(trained, config, fields))
+    return f"{path} fits with {flags}; " if flags else ""
+
+
+def _flags(
+    trained: Mapping[str, Any], config: Config, fields: Iterable[tuple[str, str]]
+) -> list[str]:
+    """Returns "--config.part.field=value" for each of the fields in which a run differs."""
     flags = []
     for part, field in fields:
         old, new = trained.get(part), getattr(getattr(config, part), field)
@@ -423,11 +468,7 @@ def _warn_of_another_input(path: str, trained: Any, config: Config) -> None:
         if old is not None and old != (list(new) if isinstance(new, tuple) else new):
             value = f'"({", ".join(map(str, old))})"' if isinstance(old, list) else old
             flags.append(f"--config.{part}.{field}={value}")
-    if flags:
-        log.warn(
-            f"train.init_from: {path} was trained on images that were fed in another way; what it "
-            f"has learnt fits with {' '.join(flags)}"
-        )
+    return flags
 
 
 def train_batches(

@@ -260,9 +260,24 @@ def test_weights_that_saw_other_images_are_told(tmp_path, capsys):
         expected = open_run(tmp_path / "run").variables["params"]
         jax.tree.map(np.testing.assert_array_equal, state.params, expected)
     classifier = {"input": {"bgr": True}, "loss": {"align_corners": False}}
-    training._warn_of_another_input("body", classifier, config)
-    training._warn_of_another_input("body", None, config)
+    training._warn_of_another_input("body", {"config": classifier}, config)
+    training._warn_of_another_input("body", {}, config)
     assert "in another way" not in capsys.readouterr().err
+    # What a file of its publisher would be told of is told of a converted one.
+    resnet = {"provenance": {"source": "torchvision_resnet"}}
+    other.model = DeepLabV3(num_classes=3, stride_in="1x1")
+    training._warn_of_another_input("body", resnet, other)
+    assert "train.init_from: body: " in capsys.readouterr().err
+    other = settings(tmp_path, 1, width=6)
+    other.train.init_from = str(tmp_path / "shared")
+    training.initial_state(other)  # the classifier's biases fit, of which there are as many
+    assert "shared fits with --config.model.width=4; most of the" in capsys.readouterr().err
+    other.model = SegNetBasic(num_classes=8, width=6)
+    with pytest.raises(ValueError, match=r"shared fits with --config\.model\.width=4; nothing of"):
+        training.initial_state(other)
+    other.model = DeepLabV3(num_classes=21, depth=14, width=4, features=8)
+    with pytest.raises(ValueError, match="holds weights of SegNetBasic, and this is DeepLabV3; "):
+        training.initial_state(other)
 
 
 def own(tmp_path, *classes):

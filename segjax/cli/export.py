@@ -21,6 +21,7 @@ def main(argv: Sequence[str]) -> None:
         arguments.run_folder,
         paths.local(arguments.file, "FILE"),
         size=None if arguments.size is None else shared.size("--size", arguments.size),
+        batch=arguments.batch,
         protocol=arguments.protocol,
         crf=arguments.crf,
         probs=arguments.probs,
@@ -37,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     shared.run(parser, " or of converted weights")
     parser.add_argument("file", metavar="FILE", help="of the program: model.stablehlo")
     parser.add_argument("--size", metavar="HxW", help="pixels of the images [any]")
+    parser.add_argument("--batch", type=shared.positive, metavar="N", help="images a call [any]")
     shared.protocol(parser)
     shared.crf(parser, "; needs --size")
     parser.add_argument("--probs", action="store_true", help="also return the probabilities")
@@ -44,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         "--weights",
         default="inside",
         choices=("inside", "beside"),
-        help="in the program, or in a .safetensors beside it [inside]",
+        help="in the program, or in a .safetensors next to it [inside]",
     )
     parser.add_argument(
         "--platforms",

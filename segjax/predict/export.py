@@ -5,7 +5,7 @@
     export.export("runs/a", "model.stablehlo")
 
 Pre- and post-processing are inside: the program takes uint8 images [B, H, W, 3] and returns class
-ids [B, H, W]. Who loads it needs jax and numpy and flatbuffers, not this package:
+ids [B, H, W]. To load it you need jax, numpy and flatbuffers, but not this package:
 
     import jax
     import numpy as np
@@ -42,7 +42,7 @@ from segjax.predict.crf_choice import Choice
 from segjax.predict.program import Kernels, Size
 from segjax.predict.protocols import Protocol
 from segjax.predict.segmenter import Segmenter, load
-from segjax.pretrained.files import flatten, unflatten
+from segjax.pretrained.files import CONFIG, WEIGHTS, flatten, unflatten
 
 MULTIPLE = 32  # pixels; images of open size are filled up to it, the coarsest grid of a network
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -53,6 +53,7 @@ def export(
     path: str | os.PathLike[str],
     *,
     size: Size | None = None,
+    batch: int | None = None,
     protocol: str | Protocol = "whole",
     crf: Choice = None,
     probs: bool = False,
@@ -64,14 +65,16 @@ def export(
     Args:
       source: what `segjax.load` takes, or gives.
       path: of the program, for example model.stablehlo; on a disk of this machine.
-      size: height and width of the images; None leaves them open, as the batch always is. Images
-        of open size are filled up with the mean colour to the next multiple of 32 pixels, one more
-        where corners are aligned: `canvas` of it.
+      size: height and width of the images; None leaves them open. Images of open size are filled
+        up with the mean colour to the next multiple of 32 pixels, one more where corners are
+        aligned: `canvas` of it.
+      batch: images of a call; None leaves it open. With a size and a batch all shapes are fixed, as
+        compilers need them that know StableHLO alone.
       protocol: a key of `protocols.PROTOCOLS`, or your own.
       crf: as in `crf_choice.choose`; needs a size.
       probs: whether the program returns the probabilities, float32 [B, H, W, C], too.
       weights: "inside" the program; or "beside" it, in model.safetensors: the program then takes
-        them as its first argument, a dictionary of the arrays by name.
+        them as its first argument, the dictionary that `safetensors.numpy.load_file` returns.
       platforms: to run on.
 
     Returns:
@@ -88,12 +91,24 @@ def export(
     path = paths.local(path, "path")
     if path.suffix in (".json", ".safetensors"):
         raise ValueError(f"{path}: the program's own ending is wanted, for example .stablehlo")
+    stem = path.name.removesuffix(".stablehlo")
+    about, beside = (path.with_name(f"{stem}.{kind}") for kind in ("json", "safetensors"))
+    if about.name == CONFIG or beside.name == WEIGHTS:
+        raise ValueError(
+            f"{path}: {about.name} and {beside.name} beside it would be files of a folder of "
+            "weights; give another name"
+        )
+    if batch is not None and batch < 1:
+        raise ValueError(f"batch={batch}; at least 1 is needed")
     seg = source if isinstance(source, Segmenter) else load(source)
     if isinstance(protocol, str):
         protocol = protocols.find(protocol)
     kernels = crf_choice.choose(crf, protocol, seg.config.model, seg.crfs)
     if kernels and size is None:
-        raise ValueError("the lattice of a CRF is of a fixed size; write size=(height, width)")
+        raise ValueError(
+            "the lattice of a CRF is of a fixed size; write size=(height, width), as a command "
+            "--size HxW"
+        )
     function = _function(seg, size, protocol, kernels, probs)
     arrays = flatten(seg.variables)
     if weights == "inside":
@@ -101,23 +116,23 @@ def export(
     else:
         call = function
         first = ({n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in arrays.items()},)
-    shape = jax_export.symbolic_shape(
-        "b, h, w, 3" if size is None else f"b, {size[0]}, {size[1]}, 3"
-    )
+    height, width = size or ("h", "w")
+    shape = jax_export.symbolic_shape(f"{batch or 'b'}, {height}, {width}, 3")
     image = jax.ShapeDtypeStruct(shape, jnp.uint8)
     try:
         exported = jax_export.export(jax.jit(call), platforms=platforms)(*first, image)
     except (jax.errors.InconclusiveDimensionOperation, jax.errors.ConcretizationTypeError) as error:
         raise ValueError(
             f"{type(seg.config.model).__name__} cannot be exported for every size with this "
-            f"protocol; write size=(height, width). ({str(error).splitlines()[0]})"
+            "protocol; write size=(height, width), as a command --size HxW. "
+            f"({str(error).splitlines()[0]})"
         ) from error
 
     files = {path: bytes(exported.serialize())}
-    files[path.with_suffix(".json")] = _description(seg, size, probs, weights, platforms)
+    files[about] = _description(seg, shape, probs, weights, platforms)
     if weights == "beside":
         host = {name: np.asarray(array) for name, array in arrays.items()}
-        files[path.with_suffix(".safetensors")] = safetensors.numpy.save(host)
+        files[beside] = safetensors.numpy.save(host)
     for file, content in files.items():
         write_bytes(file, content)
     return list(files)
@@ -167,13 +182,15 @@ def _function(
 
 def _description(
     seg: Segmenter,
-    size: Size | None,
+    shape: Sequence[Any],
     probs: bool,
     weights: str,
     platforms: Sequence[str],
 ) -> bytes:
+    names = {"b": "batch", "h": "height", "w": "width"}
     values = {
-        "image": ["uint8", ["batch", *(size or ("height", "width")), 3], "RGB"],
+        "arguments": ["weights", "image"] if weights == "beside" else ["image"],
+        "image": ["uint8", [names.get(str(side), side) for side in shape], "RGB"],
         "outputs": ["labels", "probs"] if probs else ["labels"],
         "weights": weights,
         "platforms": list(platforms),

@@ -90,7 +90,8 @@ def load(
     """
     tensors = files.read(path)
     chosen = _source(path, tensors, source)
-    return _load(path, tensors, chosen, model, variables, strict, seed)
+    advice = " (strict=False loads what fits)"
+    return _load(path, tensors, chosen, model, variables, strict, seed, advice)
 
 
 def merge(variables: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, Any], Report]:
@@ -143,7 +144,14 @@ def convert(
     chosen = _source(path, tensors, source)
     if chosen is None:
         raise ValueError(f"{path} is in segjax's own form already")
-    model = chosen.build({chosen.canonical(name): array for name, array in tensors.items()})
+    try:
+        model = chosen.build({chosen.canonical(name): array for name, array in tensors.items()})
+    except KeyError as error:  # a part of the file, another source, or a variant of the network
+        raise ValueError(
+            f"{path} is not {chosen.about}, or a part of it: it has no tensor {error}"
+        ) from error
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{path} is not {chosen.about}: {error}") from error
     image = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), image)
     merged, report = _load(path, tensors, chosen, model, shapes, True, seed)
@@ -159,6 +167,7 @@ def _load(
     variables: dict[str, Any],
     strict: bool,
     seed: int,
+    advice: str = "",
 ) -> tuple[dict[str, Any], Report]:
     if source is None:
         merged, report = merge(variables, files.unflatten(tensors))
@@ -180,9 +189,7 @@ def _load(
         }
         lines = [f"  {what} {_listed(names)}" for what, names in problems.items() if names]
         raise ValueError(
-            f"{path} does not fit {type(model).__name__} as it is:\n"
-            + "\n".join(lines)
-            + "\nstrict=False loads what fits and says what it left"
+            f"{path} does not fit {type(model).__name__} as it is{advice}:\n" + "\n".join(lines)
         )
     return merged, report
 

@@ -242,8 +242,8 @@ SEGNET = Source(
     input=BGR,
     statistics="folded",
     note="scale and shift of BatchNorm are read with the statistics folded in, as "
-    "compute_bn_statistics.py leaves them; for a snapshot of training give "
-    "source=segnet_caffe_snapshot. Training on needs the snapshot",
+    "compute_bn_statistics.py leaves them; a snapshot of training is the source "
+    "segnet_caffe_snapshot. Training on needs the snapshot",
 )
 SOURCES = {
     "torchvision_deeplabv3": Source(

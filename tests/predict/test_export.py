@@ -86,6 +86,23 @@ def test_one_file_is_for_all_platforms(tmp_path):
     assert description["image"] == ["uint8", ["batch", "height", "width", 3], "RGB"]
 
 
+def test_without_open_sizes_the_bytecode_compiles_by_itself(tmp_path):
+    """As a C++ program has it compiled, by PJRT's client."""
+    path, image = tmp_path / "a.v1", pictures(2, 40, 48)
+    written = export.export(segmenter(), path, size=(40, 48), batch=2, platforms=["cpu"])
+    assert written == [path, tmp_path / "a.v1.json"]
+    description = json.loads(written[1].read_text())
+    assert description["image"] == ["uint8", [2, 40, 48, 3], "RGB"]
+    exported = jax.export.deserialize(path.read_bytes())
+    assert "tensor<?" not in exported.mlir_module()
+    client, devices = jax.devices()[0].client, jax.devices()[:1]
+    program = client.compile_and_load(exported.mlir_module_serialized, devices)
+    [[label]] = program.execute_sharded(
+        [jax.device_put(image, devices[0])]
+    ).disassemble_into_single_device_arrays()
+    np.testing.assert_array_equal(label, reload(path)(image)["labels"])
+
+
 def test_weights_beside_the_program(tmp_path):
     seg = segmenter()
     written = export.export(seg, tmp_path / "a.stablehlo", weights="beside", platforms=["cpu"])
@@ -171,6 +188,9 @@ def test_a_run_by_its_name(tmp_path):
         ({"path": "a.json"}, r"a\.json: the program's own ending is wanted"),
         ({"path": "file/a.stablehlo"}, r"file/a\.stablehlo cannot be written"),
         ({"protocol": "unet"}, "protocol 'unet' is unknown"),
+        ({"path": "weights.stablehlo"}, "would be files of a folder of weights"),
+        ({"path": "config.stablehlo"}, "would be files of a folder of weights"),
+        ({"batch": 0}, "batch=0; at least 1 is needed"),
     ],
 )
 def test_options_that_cannot_be_used(tmp_path, options, message):

@@ -577,3 +577,14 @@ def test_the_program_ends_with_one_line(tmp_path):
         with pytest.raises(ValueError, match=message) as error:
             program.main([str(tmp_path / file), str(tmp_path / "out")])
         assert "\n" not in str(error.value)
+
+
+def test_a_file_that_lacks_what_tells_its_network_is_named(tmp_path):
+    """A part of one, or another variant: conversion needs the tensors that tell the sizes."""
+    path = tmp_path / "part.npz"
+    np.savez(path, **{"classifier.0.convs.0.0.weight": np.zeros((8, 8, 1, 1), np.float32)})
+    message = r"part\.npz is not torchvision's deeplabv3.*no tensor 'classifier\.4\.bias'"
+    with pytest.raises(ValueError, match=message):
+        pretrained.convert(path)
+    with pytest.raises(ValueError, match=r"is not torchvision's VGG16.*'features"):
+        pretrained.convert(path, "torchvision_vgg16")
