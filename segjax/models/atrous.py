@@ -283,5 +283,14 @@ class AtrousConv(nn.Module):
         y = FORMS[self.form](x.astype(self.dtype), kernel.astype(self.dtype), rate=self.rate)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+            y = add_bias(y, bias)
         return y
+
+
+def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+    """Returns `y + bias` in the type of `y`, float [B, H, W, C], added in float32.
+
+    The gradient of a bias [C] is a sum over all pixels. XLA adds it up in the type of the addition
+    on a CPU, and a sum in bfloat16 stops growing: one more is less than its last bit.
+    """
+    return (y.astype(jnp.float32) + bias.reshape(1, 1, 1, -1)).astype(y.dtype)

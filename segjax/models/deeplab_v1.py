@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax.models.atrous import AtrousConv
-from segjax.models.layers import conv
+from segjax.models.layers import BiasedConv, conv
 from segjax.models.vgg import VGG16
 
 MSC_STRIDES = {"image": 8, "pool1": 4, "pool2": 2, "pool3": 1, "pool4": 1}  # to pool5's grid
@@ -56,7 +56,7 @@ class MultiScaleBranch(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        conv1 = nn.Conv(
+        conv1 = BiasedConv(
             self.features,
             (3, 3),
             strides=self.stride,
@@ -65,6 +65,7 @@ class MultiScaleBranch(nn.Module):
                 (1, (g - 1) * self.stride + 2 - n)
                 for g, n in zip(self.grid, x.shape[1:3], strict=True)
             ],
+            use_bias=False,
             dtype=self.dtype,
             kernel_init=nn.initializers.he_normal(),
             name="conv1",

@@ -56,7 +56,9 @@ class ASPP(nn.Module):
         branches = [branch(x, "1")]
         branches += [branch(x, str(i), 3, rate) for i, rate in enumerate(self.rates, start=2)]
         pooled = branch(x.mean(axis=(1, 2), keepdims=True, dtype=jnp.float32), "_pool")
-        branches.append(jnp.broadcast_to(pooled, branches[0].shape))
+        # Its gradient is a sum over the map, which stalls in bfloat16 (`atrous.add_bias`).
+        pooled = jnp.broadcast_to(pooled.astype(jnp.float32), branches[0].shape)
+        branches.append(pooled.astype(self.dtype))
         return branch(jnp.concatenate(branches, axis=-1), "_project")
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from segjax import ops
-from segjax.models.atrous import AtrousConv
+from segjax.models.atrous import AtrousConv, add_bias
 
 HE_NORMAL = nn.initializers.he_normal()
 CHANNELS = (1, 3, 4)  # of pictures
@@ -70,17 +70,32 @@ def conv(
 
     The output is as large as the input divided by the stride, rounded up.
     """
-    shared = {"use_bias": use_bias, "dtype": dtype, "kernel_init": kernel_init, "name": name}
+    shared = {"dtype": dtype, "kernel_init": kernel_init, "name": name}
     if stride == 1:
-        return AtrousConv(features, (size, size), rate, **shared)
+        return AtrousConv(features, (size, size), rate, use_bias, **shared)
     pad = rate * (size - 1) // 2
-    return nn.Conv(features, (size, size), stride, pad, kernel_dilation=rate, **shared)
+    kind = BiasedConv if use_bias else nn.Conv
+    return kind(features, (size, size), stride, pad, kernel_dilation=rate, use_bias=False, **shared)
+
+
+class BiasedConv(nn.Conv):
+    """`nn.Conv(use_bias=False)` and a bias that is added in float32: see `atrous.add_bias`.
+
+    The parameters are those of `nn.Conv` with its own bias. Maps float [B, H, W, C] to
+    [B, h, w, features] in `dtype`.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = super().__call__(x)
+        return add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
 
 
 class FCNHead(nn.Module):
-    """3x3 convolution, BatchNorm, ReLU, dropout, 1x1 convolution to float32 class scores.
+    """3x3 convolution, BatchNorm, ReLU, dropout, 1x1 convolution to class scores.
 
-    Parameter paths: `conv/kernel`, `bn/{scale,bias}`, `logits/{kernel,bias}`.
+    Maps float [B, H, W, C] to float32 [B, H, W, num_classes]. Parameter paths: `conv/kernel`,
+    `bn/{scale,bias}`, `logits/{kernel,bias}`.
     """
 
     num_classes: int
@@ -102,7 +117,8 @@ class FCNHead(nn.Module):
 class MaxUnpool(nn.Module):
     """`segjax.ops.max_unpool` as a layer, without parameters.
 
-    The fields are the geometry of the pooling. Windows that do not overlap take the fast form.
+    Maps float [B, h, w, C] and the int32 positions of their maxima to [B, H, W, C]. The fields are
+    the geometry of the pooling. Windows that do not overlap take the fast form.
 
     >>> x = jnp.array([[1.0, 2.0, 5.0], [4.0, 3.0, 0.0]])[None, :, :, None]
     >>> values, indices = ops.max_pool_with_argmax(x, window=2, ceil_mode=True)

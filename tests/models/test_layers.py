@@ -10,6 +10,7 @@ import pytest
 
 from segjax import ops
 from segjax.models import MaxUnpool, Norm, layers
+from segjax.models.deeplab_v3 import ASPP
 
 
 def run_batch_norm(norm, x, train, dtype="float32", shift=0.0, variables=None):
@@ -153,3 +154,35 @@ def test_max_unpool_is_the_function(window, stride, padding):
     assert layer.init(jax.random.key(0), values, indices, (7, 6)) == {}
     y = layer.apply({}, values, indices, (7, 6))
     np.testing.assert_array_equal(y, ops.max_unpool(values, indices, (7, 6)))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_of_biases_in_bfloat16_do_not_stall(stride):
+    """Of 2 x 161 x 161 pixels; a sum in bfloat16 stops where one more is less than its last bit."""
+
+    class Net(layers.nn.Module):
+        @layers.nn.compact
+        def __call__(self, x):
+            return layers.conv(4, 3, "bfloat16", "conv", stride=stride, use_bias=True)(x)
+
+    x = jnp.ones((2, 161, 161, 3))
+    variables = Net().init(jax.random.key(0), x)
+    names = layers.nn.Conv(4, (3, 3)).init(jax.random.key(0), x)["params"]
+    assert jax.tree.map(jnp.shape, variables["params"]["conv"]) == jax.tree.map(jnp.shape, names)
+    y, pull = jax.vjp(lambda v: Net().apply(v, x), variables)
+    assert y.dtype == jnp.bfloat16
+    (grads,) = pull(jnp.ones_like(y))
+    np.testing.assert_array_equal(grads["params"]["conv"]["bias"], y.size // 4)
+
+
+def test_the_gradient_of_pooled_features_in_bfloat16_does_not_stall():
+    """By the shift of the pooled branch, of which every pixel of the map has a copy."""
+    x = jax.random.normal(jax.random.key(0), (2, 65, 65, 4))
+
+    def gradient(dtype):
+        aspp = ASPP(features=4, rates=(1,), dtype=dtype)
+        variables = ASPP(features=4, rates=(1,)).init(jax.random.key(1), x)
+        total = lambda v: aspp.apply(v, x).astype(jnp.float32).sum()
+        return jax.jit(jax.grad(total))(variables)["params"]["bn_pool"]["bias"]
+
+    np.testing.assert_allclose(gradient("bfloat16"), gradient("float32"), rtol=5e-3)
