@@ -5,6 +5,7 @@ line, `--config.optim.lr=0.02`, and a wrong name or type fails there, before any
 """
 
 import dataclasses
+import fractions
 import math
 import sys
 import types
@@ -313,14 +314,19 @@ def check(config: Config, *, devices: int = 1) -> None:
 def alignment(config: Config) -> int:
     """Returns of which number the sides of images are to be a multiple, and one more.
 
-    With aligned corners the last pixel of an image is taken for the last one of the network's map.
-    That is so with sides of 321, 473, 513, 713 or 769 pixels, those of the papers' crops; with
-    others the upsampled scores are shifted by up to a stride less one pixel. 1, any side will do,
-    without aligned corners, and with `train.rows`, whose bands are of even heights.
+    With aligned corners the last pixel of an image is taken for the last one of the network's map,
+    at each of the scales that the network itself makes of it. That is so with the sides of the
+    papers' crops: 321 and 513 pixels for DeepLab v2, whose scales are 1, 0.75 and 0.5, and 321, 473,
+    513, 713 or 769 for others. With other sides the upsampled scores are shifted by up to a stride
+    less one pixel. 1, any side will do, without aligned corners, and with `train.rows`, whose bands
+    are of even heights.
     """
     if not config.loss.align_corners or config.train.rows > 1:
         return 1
-    return getattr(config.model, "output_stride", 8)
+    stride = getattr(config.model, "output_stride", 8)
+    # A side less one becomes, times a scale p/q, a multiple of the stride.
+    scales = [fractions.Fraction(str(scale)) for scale in getattr(config.model, "scales", (1,))]
+    return math.lcm(*(stride * s.denominator // math.gcd(s.numerator, stride) for s in scales))
 
 
 def given_class_weights(config: Config) -> tuple[float, ...]:

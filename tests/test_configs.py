@@ -130,6 +130,16 @@ FACTORS = {  # configuration: parameter: its learning rate and its weight decay 
 }
 
 
+def test_the_scales_of_a_network_are_aligned_too():
+    config = load("deeplab_v2_resnet101_voc")
+    assert config.model.scales == (1.0, 0.75, 0.5) and config_lib.alignment(config) == 32
+    for scales, expected in (((1.0,), 8), ((1.0, 1.5), 16), ((0.5, 1.25), 32)):
+        config.model = config.model.clone(scales=scales)
+        stride = config_lib.alignment(config)
+        assert stride == expected
+        assert all(stride * scale % 8 == 0 for scale in scales)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_aligned_corners_stay_where_they_are(name):
     config = load(name)

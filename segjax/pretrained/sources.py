@@ -46,6 +46,7 @@ class Source:
     build: Callable[[Tensors], nn.Module]  # the network that the tensors are of
     input: Input  # the normalisation that the weights expect
     align_corners: bool = False  # how the publisher brings logits to the size of the image
+    marked: Callable[[Tensors], bool] = lambda tensors: True  # what names do not tell
     scope: str = ".*"  # layers that the file has to fill; the rest stays new
     optional: str = "(?!)"  # layers of the scope that some of the files lack as a whole
     renames: tuple[tuple[str, str], ...] = ()  # (regular expression, replacement) of names
@@ -83,7 +84,8 @@ class Source:
 def detect(tensors: Tensors) -> str | None:
     """Returns the key of the source that has such tensors, None when there is none."""
     for key, source in SOURCES.items():
-        if any(re.fullmatch(source.mark, source.canonical(name)) for name in tensors):
+        named = any(re.fullmatch(source.mark, source.canonical(name)) for name in tensors)
+        if named and source.marked(tensors):
             return key
     return None
 
@@ -153,6 +155,8 @@ def _fully_connected(
     The 7x7 window is sampled at 0, 3, 6 for 3x3 and 0, 2, 4, 6 for 4x4; of the filters as many as
     the network has are drawn at random, fc7 after those of fc6; with as many they are all kept.
     """
+    if array.shape[:2] == (1, 1):  # Caffe's form of 2014 has four axes always
+        array = array.reshape(array.shape[2:]) if kind == "kernel" else array.ravel()
     if array.ndim == 4:
         return array  # a convolution already
 
@@ -177,6 +181,11 @@ def _fully_connected(
     step = (window - 1) // (size - 1)
     kernel = array[filters].reshape(-1, inputs, window, window)
     return kernel[:, :, ::step, ::step]
+
+
+def _window(kernel: np.ndarray) -> int:
+    """Returns the rows of the window of a kernel in Caffe's layout; 1 if it is fully connected."""
+    return kernel.shape[2] if kernel.ndim == 4 and kernel.shape[:2] != (1, 1) else 1
 
 
 def _fill(match: re.Match[str], slot: re.Match[str]) -> str:
@@ -367,6 +376,19 @@ SOURCES = {
         build=lambda t: models.DeepLabV1(num_classes=1, body_width=_width(t, "features.0.weight")),
         input=Input(),
     ),
+    "vgg16_caffe": Source(
+        about="VGG16 of its authors, ImageNet, .caffemodel: as torchvision_vgg16, for BGR",
+        mark=r"fc6\.weight",
+        marked=lambda t: _window(t["fc6.weight"]) == 1,
+        table=(
+            (r"(?:backbone|encoder)/stage(\d)/conv(\d)", "conv<1>_<2>"),
+            (r"(fc[67])(?:_\d)?", "<1>"),
+        ),
+        scope=r"(?:backbone|encoder)/stage\d/conv\d|fc[67](_\d)?",
+        dropped=r"fc[678]\..*",
+        build=lambda t: models.DeepLabV1(num_classes=1, body_width=_width(t, "conv1_1.weight")),
+        input=Input(mean=(123.68, 116.779, 103.939), std=(1.0, 1.0, 1.0), bgr=True),
+    ),
     "deeplab_vgg_caffe": Source(
         about="the authors' .caffemodel of DeepLab v1 LargeFOV and of v2 on VGG16",
         mark=r"fc6(_1)?\.weight",
@@ -378,6 +400,8 @@ SOURCES = {
         build=lambda t: _deeplab_vgg(t),
         input=BGR_MINUS_MEAN,
         align_corners=True,
+        note="the file does not tell the rates: those of LargeFOV, of 4x4 windows at rate 4 and of "
+        "ASPP-L are taken; DeepLab-CRF-4x4 needs model.rate 8, ASPP-S model.rates (2, 4, 8, 12)",
     ),
     "segnet_caffe": SEGNET,
     "segnet_caffe_snapshot": dataclasses.replace(
