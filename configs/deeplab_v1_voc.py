@@ -16,7 +16,7 @@ batch 8 from random weights, with a poly schedule from 0.005, the gradient clipp
 the labels' resolution, the input normalised as above, and neither augmentation nor weight decay.
 """
 
-from segjax.config import Augment, Config, Data, Eval, Input, Loss, Optim, Train
+from segjax.config import CRF, Augment, Config, Data, Eval, Input, Loss, Optim, Train
 from segjax.models import DeepLabV1
 
 
@@ -28,6 +28,7 @@ def get_config() -> Config:
         data=Data(name="voc_segmentation", train_split="trainaug", canvas=(513, 513)),
         augment=Augment(crop=(321, 321), flip=0.5),
         loss=Loss(resolution="logits", align_corners=True),
+        crf=CRF(normalization="after"),  # as the authors' program has it
         optim=Optim(
             lr=1e-3,
             schedule="step",

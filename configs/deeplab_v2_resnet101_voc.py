@@ -18,7 +18,7 @@ more with it frozen, 0.002; the gradient clipped to 1, the loss at the labels' r
 normalised, and neither augmentation nor weight decay.
 """
 
-from segjax.config import Augment, Config, Data, Eval, Input, Loss, Optim, Train
+from segjax.config import CRF, Augment, Config, Data, Eval, Input, Loss, Optim, Train
 from segjax.models import DeepLabV2ResNet
 
 
@@ -34,6 +34,7 @@ def get_config() -> Config:
             resolution="logits",
             align_corners=True,
         ),
+        crf=CRF(normalization="after"),  # as the authors' program has it
         optim=Optim(
             lr=2.5e-4,
             schedule="poly",

@@ -316,10 +316,10 @@ def alignment(config: Config) -> int:
 
     With aligned corners the last pixel of an image is taken for the last one of the network's map,
     at each of the scales that the network itself makes of it. That is so with the sides of the
-    papers' crops: 321 and 513 pixels for DeepLab v2, whose scales are 1, 0.75 and 0.5, and 321, 473,
-    513, 713 or 769 for others. With other sides the upsampled scores are shifted by up to a stride
-    less one pixel. 1, any side will do, without aligned corners, and with `train.rows`, whose bands
-    are of even heights.
+    papers' crops: 321 and 513 pixels for DeepLab v2, whose scales are 1, 0.75 and 0.5, and 321,
+    473, 513, 713 or 769 for others. With other sides the upsampled scores are shifted by up to a
+    stride less one pixel. 1, any side will do, without aligned corners, and with `train.rows`,
+    whose bands are of even heights.
     """
     if not config.loss.align_corners or config.train.rows > 1:
         return 1
@@ -383,6 +383,8 @@ def check_optim(optim: Optim) -> None:
     for name in ("momentum", "ema_decay"):
         if not 0 <= getattr(optim, name) < 1:
             raise ValueError(f"optim.{name} is {getattr(optim, name)}; it is from 0 to below 1")
+    if optim.schedule == "step" and not optim.step_factor:
+        raise ValueError("optim.step_factor is 0; the learning rate is multiplied by it: above 0")
     if optim.end_lr > optim.lr:
         raise ValueError(
             f"optim.end_lr is {optim.end_lr}, above optim.lr, {optim.lr}: it is the floor to which "

@@ -26,7 +26,7 @@ def cross_entropy(
     """
     chex.assert_rank(logits, 4)
     chex.assert_equal_shape_prefix((logits, label), 3)
-    valid = (label >= 0) & (label < logits.shape[-1])
+    valid = (label >= 0) & (label < logits.shape[-1]) & (label != ops.IGNORE_LABEL)
     index = jnp.where(valid, label, 0)[..., None]
     logits = jnp.where(valid[..., None], logits.astype(jnp.float32), 0.0)
     picked = jnp.take_along_axis(logits, index, axis=-1)[..., 0]

@@ -14,8 +14,8 @@ from segjax.ops import IGNORE_LABEL
 def confusion_matrix(label: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
     """Counts pixels by class: int32 [C, C], a row per true and a column per predicted class.
 
-    A pixel whose label is outside 0..C-1 is counted nowhere. Counts are exact up to 2^31 pixels;
-    sums over a data set are kept in int64 on the host.
+    A pixel whose label is 255 or outside 0..C-1 is counted nowhere. Counts are exact up to 2^31
+    pixels; sums over a data set are kept in int64 on the host.
 
     Args:
       label: int [...] of any width, of JAX, NumPy or what NumPy can read; 255 is ignored.
@@ -38,7 +38,8 @@ def confusion_matrix(label: jax.Array, prediction: jax.Array, num_classes: int) 
     if not any(isinstance(x, jax.core.Tracer) for x in (label, prediction)):
         _check_classes(np.asarray(label), np.asarray(prediction), num_classes)
     label, prediction = (jnp.asarray(x).reshape(-1).astype(jnp.int32) for x in (label, prediction))
-    valid = (label >= 0) & (label < num_classes) & (prediction >= 0) & (prediction < num_classes)
+    valid = (label >= 0) & (label < num_classes) & (label != IGNORE_LABEL)
+    valid &= (prediction >= 0) & (prediction < num_classes)
     # A scatter is by far the fastest on CPU and GPU, a product of one-hot matrices on TPU.
     return jax.lax.platform_dependent(
         label, prediction, valid, tpu=_by_product(num_classes), default=_by_scatter(num_classes)
@@ -46,7 +47,7 @@ def confusion_matrix(label: jax.Array, prediction: jax.Array, num_classes: int) 
 
 
 def _check_classes(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> None:
-    labelled = (label >= 0) & (label < num_classes)
+    labelled = (label >= 0) & (label < num_classes) & (label != IGNORE_LABEL)
     wrong = labelled & ((prediction < 0) | (prediction >= num_classes))
     if wrong.any():
         raise ValueError(

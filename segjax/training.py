@@ -52,6 +52,11 @@ def train(
             f"--profile is {profile[0]}:{profile[1]}, but train.steps is {config.train.steps}; "
             "write FIRST:LAST, two steps of the run, the earlier one first"
         )
+    if getattr(config.model, "dtype", "") == "float16":
+        raise ValueError(
+            "model.dtype is float16, in which small gradients become 0, since the loss is not "
+            "scaled; train with bfloat16 or float32"
+        )
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(signals.stop_signals())
         link = hosts.link()

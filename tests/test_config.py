@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies
 
 from segjax import config as config_lib
 from segjax.cli import overrides
-from segjax.config import Config
+from segjax.config import Config, Optim
 from segjax.models import DeepLabV2ResNet, Norm, SegNet
 from segjax.workdir import model_classes
 
@@ -104,6 +104,7 @@ def test_differences_are_named_by_path():
         ("train.recompute_batch_stats", -5, "train.recompute_batch_stats is -5; it is -1 or more"),
         ("data.workers", -1, "data.workers is -1"),
         ("optim.end_lr", 0.1, r"optim\.end_lr is 0\.1, above optim\.lr, 0\.01"),
+        ("optim", Optim(schedule="step", step_factor=0), r"step_factor is 0; .* above 0"),
         ("optim.lr", "0.1", r"optim\.lr is '0\.1'; write a finite number"),
         ("optim.lr", 10**400, r"optim\.lr is 1000.* write a finite number"),
         ("optim.weight_decay", float("nan"), r"optim\.weight_decay is nan"),

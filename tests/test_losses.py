@@ -81,3 +81,9 @@ def test_logits_grow_to_the_labels():
     assert same is label
     assert large.dtype == jnp.float32
     np.testing.assert_allclose(large, np.ones((1, 12, 16, 2)), rtol=1e-6)
+
+
+def test_255_is_ignored_with_more_classes_than_that_too():
+    logits = jnp.zeros((1, 1, 2, 300))
+    total, count = losses.cross_entropy(logits, jnp.array([[[255, 256]]]))
+    assert float(count) == 1 and float(total) == pytest.approx(np.log(300), rel=1e-6)

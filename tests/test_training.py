@@ -280,6 +280,12 @@ def test_weights_that_saw_other_images_are_told(tmp_path, capsys):
         training.initial_state(other)
 
 
+def test_float16_is_not_trained_in(tmp_path):
+    with pytest.raises(ValueError, match=r"small gradients become 0.*bfloat16 or float32"):
+        training.train(settings(tmp_path, 1, dtype="float16"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def own(tmp_path, *classes):
     """A configuration for pictures with a list of classes."""
     root = tmp_path / "raw"

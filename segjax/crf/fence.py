@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-UNUSED_NAN = 0x7FFFFFFF  # the bits of one not-a-number that no arithmetic returns
+UNUSED_NAN = 0x7FA5A5A5  # a signalling not-a-number, which no arithmetic returns
 
 
 def runtime_true(x: Array) -> Array:

@@ -117,7 +117,10 @@ def potts(kernel: Kernel, num_classes: int) -> Kernel:
       of the given weight, as far as the marginals see them.
     """
     weight = np.asarray(kernel.weight, np.float32)
-    matrix = np.broadcast_to(weight, (num_classes, num_classes)) * (1 - np.eye(num_classes))
+    if weight.ndim == 2:  # what a column has on the diagonal adds the same to all classes
+        matrix = weight - np.diagonal(weight)
+    else:
+        matrix = np.broadcast_to(weight, (num_classes, num_classes)) * (1 - np.eye(num_classes))
     return dataclasses.replace(kernel, weight=jnp.asarray(matrix, jnp.float32))
 
 

@@ -6,7 +6,7 @@ to conv4 (1x1, then the rates in order), `aspp/conv_pool`, `aspp/bn_pool` (image
 
 Deviations: the stride lies in the first 1x1 convolution of a stage, as in the ResNet the paper
 cites; the TensorFlow release has it in the last block of the stage before. In both, the rates are
-the paper's and a network computes the same values at every output stride. Logits are returned at
+the paper's and a body computes the same values at every output stride. Logits are returned at
 the output stride; the loss and the predictor upsample them. Image-level features are the mean of
 the whole map; the release averages over a fixed window as large as the map of the training crop
 (33x33 at 513), which is the same at that size. From scratch, kernels start He-normal.

@@ -43,7 +43,8 @@ def plan(
       multi_grid: rates of the blocks of stage 4 and later, relative to the rate of their stage
         (DeepLab v3, section 3.2.1).
       first_rate: of the first block of a stage that doubles the rate. "full": the new rate, as in
-        the papers; "previous": the rate before, as in torchvision.
+        the papers; "previous": the rate before, as in torchvision. The stages of the cascade, for
+        which torchvision has no weights, have the paper's always.
 
     Raises:
       ValueError: the output stride is not 4, 8, ... up to that of the last stage; stage 4 or a
@@ -62,7 +63,7 @@ def plan(
         rate *= 2 if strides[i] > output_stride else 1
         grid = multi_grid[:size] if i >= 3 else (1,) * size
         rates = [rate * g for g in grid]
-        if first_rate == "previous":
+        if first_rate == "previous" and i < 4:
             rates[0] = before * grid[0]
         stages.append(tuple((2 if halves and j == 0 else 1, r) for j, r in enumerate(rates)))
     return tuple(stages)

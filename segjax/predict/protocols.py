@@ -53,6 +53,16 @@ class Protocol:
                 f"crop={self.crop} needs base, the length in pixels to which the longer side of "
                 "the image is resized at scale 1"
             )
+        if self.fuse not in ("mean", "max") or not self.scales:
+            raise ValueError(
+                f"fuse={self.fuse!r}, scales={self.scales}: fuse is 'mean' or 'max', of one "
+                "scale or more"
+            )
+        if self.fuse == "max" and (self.flip or self.crop):
+            raise ValueError(
+                "fuse='max' is of whole images that are not mirrored; leave out flip and crop, or "
+                "write fuse='mean'"
+            )
 
 
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)

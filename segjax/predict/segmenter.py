@@ -9,7 +9,9 @@ Pictures are put on one of a few canvases, filled up with the mean colour at the
 right: a program is compiled per canvas, and every result is the same whenever it is asked for.
 Networks see that filling as the papers' do when they pad: near it, as near any border, features
 mix with it, and a mean over the image (PSPNet, DeepLab v3) counts it. `canvas=image.shape[:2]`
-avoids it at the price of a compilation per size. Larger pictures are cut into tiles.
+avoids it at the price of a compilation per size. Where corners are aligned, sides of a canvas that
+are not `config.alignment` times a whole number and one more shift scores by up to a stride less one
+pixel: 500x375 is such a size. Larger pictures are cut into tiles.
 """
 
 import functools

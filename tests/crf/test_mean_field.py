@@ -154,9 +154,27 @@ def test_the_signature_is_the_real_one():
     assert "capacity" in shown.parameters
 
 
-def test_potts_weight_and_its_matrix_agree():
-    matrices = tuple(crf.potts(kernel, 5) for kernel in KERNELS)
-    np.testing.assert_allclose(infer(LOGITS), infer(LOGITS, kernels=matrices), atol=1e-5)
+def weighted(weight):
+    """The kernels with the weight [C, C] of CRF-RNN's start, or with one drawn at random."""
+    return tuple(dataclasses.replace(kernel, weight=weight) for kernel in KERNELS)
+
+
+@pytest.mark.parametrize(
+    "kernels",
+    [
+        KERNELS,
+        weighted(-3 * np.eye(5, dtype=np.float32)),
+        weighted(np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)),
+    ],
+    ids=["scalars", "diagonal", "any"],
+)
+def test_a_weight_and_its_matrix_with_an_empty_diagonal_agree(kernels):
+    matrices = tuple(crf.potts(kernel, 5) for kernel in kernels)
+    for kernel in matrices:
+        np.testing.assert_array_equal(np.diagonal(kernel.weight), 0)
+    expected = infer(LOGITS, kernels=kernels)
+    np.testing.assert_allclose(infer(LOGITS, kernels=matrices), expected, atol=1e-5)
+    assert float(jnp.abs(expected - jax.nn.softmax(LOGITS)).max()) > 0.05
 
 
 @pytest.mark.parametrize("classes", [1, 9])  # LOGITS have 5, those of pydensecrf 21

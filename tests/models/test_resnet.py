@@ -56,6 +56,10 @@ def test_plan_of_torchvision():
     strides, rates = strides_and_rates(R50, 8, first_rate="previous")
     assert strides == [1, 2, 1, 1]
     assert rates == [[1] * 3, [1] * 4, [1, 2, 2, 2, 2, 2], [2, 4, 4]]
+    # It has no cascade: there the rates are the paper's.
+    options = {"multi_grid": (1, 2, 1), "first_rate": "previous"}
+    _, rates = strides_and_rates((*R50, 3, 3, 3), 16, **options)
+    assert rates[3:] == [[1, 4, 2], [4, 8, 4], [8, 16, 8], [16, 32, 16]]
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,20 @@ def test_windows_need_the_length_to_resize_to():
     assert Protocol(crop=513, base=513).base == 513
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"fuse": "maximum"}, "fuse='maximum'.*'mean' or 'max'"),
+        ({"scales": ()}, "of one scale or more"),
+        ({"fuse": "max", "flip": True}, "leave out flip and crop"),
+        ({"fuse": "max", "crop": 33, "base": 48}, "leave out flip and crop"),
+    ],
+)
+def test_fields_that_would_do_nothing_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Protocol(**{"scales": (1.0, 0.5)} | fields)
+
+
 def test_published_protocols():
     """The numbers of DeepLab v2 and v3 and of PSPNet's PyTorch code."""
     assert PROTOCOLS["deeplab_v2"].scales == (1.0, 0.75, 0.5)
