@@ -313,9 +313,14 @@ def joined(
     from jax._src.clusters import ClusterEnv  # jax.distributed tells no address
 
     if None in (coordinator, processes, process):
-        coordinator, processes, process, _ = ClusterEnv.auto_detect_unset_distributed_params(
-            coordinator, processes, process, None, None, int(join)
-        )
+        try:
+            coordinator, processes, process, _ = ClusterEnv.auto_detect_unset_distributed_params(
+                coordinator, processes, process, None, None, int(join)
+            )
+        except RuntimeError as error:  # its coordinator has no address, or it does not answer
+            raise ValueError(
+                f"this cluster does not tell of its processes: {error}. {START}"
+            ) from error
     if None in (coordinator, processes, process):
         raise ValueError(f"no cluster tells this process of the others. {START}")
     host, _, port = coordinator.rpartition(":")
@@ -351,7 +356,15 @@ def joined(
 
 
 def link() -> Link | None:
-    """Returns the link to the other processes, None where `joined` has made none."""
+    """Returns the link to the other processes, None where `joined` has made none.
+
+    Raises:
+      ValueError: there are others, as on each host of a TPU slice, and they are not joined.
+    """
+    if _link is None and (count := jax.process_count()) > 1:
+        raise ValueError(
+            f"this is one of {count} processes that share devices; write --distributed on every host"
+        )
     return _link
 
 

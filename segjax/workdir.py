@@ -405,9 +405,10 @@ def _is_step(path: pathlib.Path) -> bool:
 
 def _shapes(config: Config) -> dict[str, Any]:
     """Returns the shapes of the variables of a network; raises ValueError where it has none."""
-    init = functools.partial(state.init_variables, config.model, size=(64, 64), crf=config.crf)
-    try:
-        return jax.eval_shape(init, jax.random.key(0))
+    try:  # the key is made inside, so that a device that is missing is not taken for a fault here
+        return jax.eval_shape(
+            lambda: state.init_variables(config.model, jax.random.key(0), (64, 64), config.crf)
+        )
     except Exception as error:  # a stranger's values may fail anywhere in a network
         raise config_lib.unbuildable(config.model, error) from error
 

@@ -9,7 +9,9 @@ import sys
 import time
 import types
 
+import jax
 import pytest
+from jax._src.clusters import ClusterEnv
 
 from segjax import hosts
 
@@ -139,6 +141,24 @@ def test_a_difference_is_said_by_name_and_value():
     for code, _, errors in [ends(process) for process in start("differ", 2, (0, 1))]:
         assert code == 2 and "differ: folder: b on process 0, a on process 1 (" in errors
         assert "version" not in errors
+
+
+def test_processes_that_were_not_joined_are_noticed(monkeypatch):
+    """As on the hosts of a TPU slice, of which JAX knows by itself."""
+    assert hosts.link() is None
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with pytest.raises(ValueError, match=r"one of 4 processes .* write --distributed on every"):
+        hosts.link()
+
+
+def test_a_cluster_that_does_not_answer_is_no_traceback(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("no address of worker 0")
+
+    monkeypatch.setattr(ClusterEnv, "auto_detect_unset_distributed_params", fails)
+    message = r"no address of worker 0.*--coordinator=HOST:PORT"
+    with pytest.raises(ValueError, match=message), hosts.joined(None, None, None):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ it is asked for, and imports what is slow when it runs.
 """
 
 import importlib
+import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,6 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if type(error).__module__.split(".")[0] in OF_BUCKETS:
             return _complain(f"segjax {name}: {paths.why(error)}")
+        if _lacks_device(error):
+            asked = os.environ.get("JAX_PLATFORMS", "")
+            return _complain(
+                f"segjax {name}: JAX finds no device: {error or 'none of this kind'}. JAX_PLATFORMS "
+                f"is {asked!r}; leave it out, or write cpu; a GPU needs pip install 'segjax[cuda]', "
+                "a TPU 'segjax[tpu]' and no other program that uses it"
+            )
         if not _wants_memory(error):
             raise
         what = str(error).splitlines()[:1] or ["this machine has no more"]
@@ -94,6 +103,12 @@ def _wants_memory(error: Exception) -> bool:
     """Whether Python or a device had no memory left; JAX, which may be missing, is not imported."""
     of_device = type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error)
     return of_device or isinstance(error, MemoryError)
+
+
+def _lacks_device(error: Exception) -> bool:
+    """Whether JAX could not start on the devices that JAX_PLATFORMS asks for."""
+    last = traceback.extract_tb(error.__traceback__)[-1].filename
+    return isinstance(error, RuntimeError | AssertionError) and last.endswith("xla_bridge.py")
 
 
 def _complain(message: str) -> int:

@@ -159,3 +159,21 @@ def test_a_field_without_its_equals_sign_is_explained(capsys):
         cli.main(["train", "--config=demo", "--workdir=w", "--config.optim.lr", "0.02"])
     expected = "unrecognized arguments: 0.02; write --config.optim.lr=0.02"
     assert expected in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_device_that_is_missing_is_no_fault_of_the_weights(run, tmp_path):
+    """In a process of its own: JAX looks for its devices once."""
+    command = [
+        sys.executable,
+        "-m",
+        "segjax",
+        "predict",
+        str(run),
+        str(picture(tmp_path / "a.png")),
+    ]
+    environment = os.environ | {"JAX_PLATFORMS": "tpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == cli.MISTAKE, done.stderr
+    assert "segjax predict: JAX finds no device: " in done.stderr
+    assert "JAX_PLATFORMS is 'rocm'; leave it out" in done.stderr
+    assert "Traceback" not in done.stderr and "describes" not in done.stderr
