@@ -6,9 +6,6 @@ The same as the command `segjax train`; --help tells more.
 import sys
 
 from segjax.cli.main import main
-from segjax.training import train
-
-__all__ = ["main", "train"]
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

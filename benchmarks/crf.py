@@ -377,12 +377,12 @@ def sheet(images: list[np.ndarray]) -> np.ndarray:
         shown = [
             image,
             *(pictures.colourize(label, palette) for label in (logits.argmax(-1), lattice, exact)),
-            pictures.errors(exact, lattice),
+            pictures.over(pictures.faded(image), pictures.errors(exact, lattice)),
         ]
         shown = [cv2.resize(p, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST) for p in shown]
         margin = ((4, 4), (4, 4), (0, 0))
         lines.append(np.concatenate([np.pad(p, margin, constant_values=255) for p in shown], 1))
-        share = f"{(lattice == exact).mean():.2%} of pixels have the same label (green)"
+        share = f"{(lattice == exact).mean():.2%} of pixels have the same label (striped: another)"
         lines.append(np.concatenate([*[caption("", width)] * 4, caption(share, width)], 1))
     return np.concatenate(lines)
 

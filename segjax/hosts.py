@@ -363,7 +363,7 @@ def link() -> Link | None:
     """
     if _link is None and (count := jax.process_count()) > 1:
         raise ValueError(
-            f"this is one of {count} processes that share devices; write --distributed on every host"
+            f"this is one of {count} processes that share devices; write --distributed on each host"
         )
     return _link
 

@@ -20,6 +20,7 @@ import rich.console
 import rich.progress
 import rich.table
 
+import segjax
 from segjax import devices, files, optim, paths
 from segjax.config import Config
 
@@ -391,13 +392,14 @@ def progress() -> rich.progress.Progress:
 
 def environment() -> dict[str, Any]:
     """Returns what a run depends on: the command, versions and devices."""
-    packages = ("segjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
         "command": command(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
-        "packages": {name: metadata.version(name) for name in packages},
+        "packages": {"segjax": segjax.__version__}
+        | {name: metadata.version(name) for name in packages},
         "devices": [device.device_kind for device in jax.devices()],
         "processes": jax.process_count(),
     }

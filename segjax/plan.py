@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import rich.table
+import rich.text
 
 from segjax import state, steps
 from segjax.config import Config
@@ -62,7 +63,7 @@ class Plan:
 
     def table(self, title: str) -> rich.table.Table:
         """A table with a row per point."""
-        table = rich.table.Table(title=title)
+        table = rich.table.Table(title=rich.text.Text(title, "italic"))
         for column in ("crop", "batch", "GFLOP", "traffic GB", "state GB", "work GB", "memory GB"):
             table.add_column(column, justify="right")
         table.add_column("fits")

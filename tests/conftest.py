@@ -67,11 +67,8 @@ def forget_programs():
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory):
-    """A folder of compiled programs, one for all workers."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
-    folder.mkdir(exist_ok=True)
-    return folder
+    """A folder of compiled programs for each worker: JAX writes a file that others may read."""
+    return tmp_path_factory.mktemp("programs")
 
 
 @pytest.fixture(scope="module")

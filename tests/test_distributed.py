@@ -35,12 +35,13 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-def start(workdir, cache, steps, processes, *flags, devices=2, own=lambda process: ()):
+def start(workdir, cache, steps, processes, *flags, devices=2):
     """Starts a training on some processes, with so many devices each."""
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
         "--xla_backend_optimization_level=0",
         "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache / "programs"),
     }
     together = ("--distributed", f"--processes={processes}", f"--coordinator=127.0.0.1:{port()}")
     return [
@@ -51,7 +52,6 @@ def start(workdir, cache, steps, processes, *flags, devices=2, own=lambda proces
                 f"--config.train.steps={steps}",
                 *((*together, f"--process={number}") if processes > 1 else ()),
                 *flags,
-                *own(number),
             ],
             env=environment,
             stdout=subprocess.PIPE,
@@ -75,6 +75,10 @@ def variables(workdir, step):
         return checkpoints.variables(step)
 
 
+def metrics(workdir):
+    return list(csv.DictReader((workdir / "metrics.csv").read_text().splitlines()))
+
+
 def until(process, text):
     """Waits for a line of the output of a process."""
     lines = []
@@ -88,13 +92,12 @@ def test_two_processes_train_evaluate_stop_together_and_one_goes_on(tmp_path, ca
     # On several processes pmap takes no options of the compiler, and they change rounding.
     flags = ("--config.train.recompute_batch_stats=2", "--config.compile.libraries=False")
     flags += ("--config.optim.lr=0.01",)
-    all_kept = ("--config.train.checkpoint_every=1", "--config.train.keep=30")
     engine = "--config.train.engine=shard_map"
     bands = start(
         *(tmp_path / "bands", cache, 1, 2, *flags, engine, "--config.train.rows=2"),
         "--config.augment.crop=(64, 48)",
     )
-    outputs = finish(start(undisturbed, cache, 30, 2, *flags, *all_kept))
+    outputs = finish(start(undisturbed, cache, 30, 2, *flags))
     assert "process 0 of 2, 2 of 4 devices" in outputs[0]
     finish(bands)
     for scores in (undisturbed / "eval" / "000030.json", tmp_path / "bands/eval/000001.json"):
@@ -109,17 +112,19 @@ def test_two_processes_train_evaluate_stop_together_and_one_goes_on(tmp_path, ca
     for output in outputs:
         assert "got SIGINT: all stop after the same step" in output
         assert f"stopped; step {step} of 30 is saved" in output
-    # Both engines give the same bits on two processes.
-    found = variables(undisturbed, step), variables(stopped, step)
-    chex.assert_trees_all_equal(*found)
+    # Both engines give the same numbers on two processes.
+    logged = [
+        [(row["loss"], row["grad_norm"]) for row in metrics(workdir)[:step]]
+        for workdir in (undisturbed, stopped)
+    ]
+    assert logged[0] == logged[1] and len(logged[0]) == step
 
     workdirs = {4: tmp_path / "four", 1: stopped}  # by the devices of the one process
     shutil.copytree(stopped, workdirs[4])
     resumed = [start(path, cache, 30, 1, *flags, devices=n)[0] for n, path in workdirs.items()]
     for workdir, output in zip(workdirs.values(), finish(resumed), strict=True):
         assert f"going on after step {step}" in output
-        rows = list(csv.DictReader((workdir / "metrics.csv").read_text().splitlines()))
-        assert [row["step"] for row in rows] == [*(str(i) for i in range(1, 31)), "30"]
+        assert [row["step"] for row in metrics(workdir)] == [*(str(i) for i in range(1, 31)), "30"]
         # Sums over devices and processes are added in another order.
         found = variables(undisturbed, 30), variables(workdir, 30)
         chex.assert_trees_all_close(*found, rtol=1e-3, atol=1e-4)
@@ -135,12 +140,3 @@ def test_a_process_that_is_killed_ends_the_other_by_name(tmp_path, cache):
     assert "process 1 (" in output and "is gone: it was killed, or has crashed" in output
     assert "Traceback" not in output
     second.communicate()
-
-
-def test_processes_that_would_train_something_else_or_elsewhere_are_refused(tmp_path, cache):
-    lr = lambda process: [f"--config.optim.lr=0.{process + 1}"]
-    for output in finish(start(tmp_path / "run", cache, 2, 2, own=lr), code=2):
-        assert "config.optim.lr: 0.1 on process 0, 0.2 on process 1 (" in output
-    elsewhere = lambda process: [f"--workdir={tmp_path}/run{process}"]
-    for output in finish(start(tmp_path / "run", cache, 2, 2, own=elsewhere), code=2):
-        assert f"--workdir={tmp_path}/run0: the run's on process 0" in output

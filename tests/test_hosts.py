@@ -147,7 +147,7 @@ def test_processes_that_were_not_joined_are_noticed(monkeypatch):
     """As on the hosts of a TPU slice, of which JAX knows by itself."""
     assert hosts.link() is None
     monkeypatch.setattr(jax, "process_count", lambda: 4)
-    with pytest.raises(ValueError, match=r"one of 4 processes .* write --distributed on every"):
+    with pytest.raises(ValueError, match=r"one of 4 processes .* write --distributed on each"):
         hosts.link()
 
 

@@ -2,7 +2,9 @@
 
 JAX knows a program by its content, by the versions of JAX and of its compiler and by the kind of
 device. The folder is of one processor model besides, since a home may be mounted on several
-machines. Any number of processes may use it.
+machines. Any number of processes may use it. JAX does not write a program in one go: who meets a
+half-written one, as a killed process leaves it, is warned and compiles it anew; `rm -r` of the
+folder ends such warnings.
 """
 
 import hashlib

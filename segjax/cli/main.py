@@ -85,9 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if _lacks_device(error):
             asked = os.environ.get("JAX_PLATFORMS", "")
             return _complain(
-                f"segjax {name}: JAX finds no device: {error or 'none of this kind'}. JAX_PLATFORMS "
-                f"is {asked!r}; leave it out, or write cpu; a GPU needs pip install 'segjax[cuda]', "
-                "a TPU 'segjax[tpu]' and no other program that uses it"
+                f"segjax {name}: JAX finds no device: {error or 'none of this kind'}. "
+                f"JAX_PLATFORMS is {asked!r}; leave it out, or write cpu; a GPU needs "
+                "pip install 'segjax[cuda]', a TPU 'segjax[tpu]' and no other program that uses it"
             )
         if not _wants_memory(error):
             raise

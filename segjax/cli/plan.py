@@ -77,11 +77,13 @@ def _of_slice(
 ) -> list["rich.table.Table | str"]:
     """Compiles the steps of crops and batches for a slice; returns a column for each, and notes."""
     import rich.table
+    import rich.text
 
     from segjax import topologies
 
     chip = topology.chip
-    table = rich.table.Table(title=f"{title}: {topology.chips} chips {chip.name}")
+    heading = rich.text.Text(f"{title}: {topology.chips} chips {chip.name}", "italic")
+    table = rich.table.Table(title=heading)
     table.add_column("of one chip and step")
     columns, notes = [], []
     for (height, width), batch in cases:

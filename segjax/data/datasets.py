@@ -165,7 +165,7 @@ class Checked:
         table.add_column("id", justify="right")
         table.add_column("class")
         for split, s in self.summaries.items():
-            table.add_column(f"{split} ({s.num_images})", justify="right")
+            table.add_column(f"{rich.markup.escape(split)} ({s.num_images})", justify="right")
         table.add_column("weight", justify="right")
         rows = [*enumerate(self.dataset.classes), (IGNORE_LABEL, "ignored")]
         for i, name in rows:
@@ -184,14 +184,14 @@ class Checked:
         if turned := [name for s in self.summaries.values() for name in s.turned]:
             masks = [name for s in self.summaries.values() for name in s.mask_turned]
             table.caption += (
-                f"; {len(turned)} images are turned upright by their EXIF orientation, {turned[0]} "
-                f"first, as in prediction, and {len(masks)} masks that were drawn on the images as "
-                "stored with them"
+                f"; {len(turned)} images are turned upright by their EXIF orientation, "
+                f"{rich.markup.escape(turned[0])} first, as in prediction, and {len(masks)} masks "
+                "that were drawn on the images as stored with them"
             )
         if deep := [name for s in self.summaries.values() for name in s.deep]:
             table.caption += (
-                f"; {len(deep)} images have 16 bits per channel, {deep[0]} first, of which the "
-                "upper 8 are kept"
+                f"; {len(deep)} images have 16 bits per channel, {rich.markup.escape(deep[0])} "
+                "first, of which the upper 8 are kept"
             )
             brightest = max(s.brightest for s in self.summaries.values())
             if brightest < 64:

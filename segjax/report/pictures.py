@@ -83,7 +83,7 @@ def sheet(
             image,
             colourize(label, palette),
             colourize(prediction, palette),
-            _over(_faded(image), errors(label, prediction)),
+            over(faded(image), errors(label, prediction)),
         )
         border = ((GAP, GAP), (GAP, GAP + width - size[1]), (0, 0))
         lines.append(np.concatenate([np.pad(p, border, constant_values=255) for p in pictures], 1))
@@ -102,14 +102,14 @@ def write(path: pathlib.Path, picture: np.ndarray) -> None:
     write_bytes(path, encoded.tobytes())
 
 
-def _faded(image: np.ndarray) -> np.ndarray:
-    """Returns an image in light greys, RGB."""
+def faded(image: np.ndarray) -> np.ndarray:
+    """Returns an RGB image, uint8 [H, W, 3], in light greys."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
     return np.repeat(np.rint(153 + 0.4 * grey).astype(np.uint8), 3, -1)
 
 
-def _over(image: np.ndarray, layer: np.ndarray) -> np.ndarray:
-    """Returns an image, RGB, under a picture, RGBA."""
+def over(image: np.ndarray, layer: np.ndarray) -> np.ndarray:
+    """Returns an RGB image, uint8 [H, W, 3], under an RGBA picture, uint8 [H, W, 4]."""
     opacity = layer[..., 3:] / 255
     return np.rint((1 - opacity) * image + opacity * layer[..., :3]).astype(np.uint8)
 

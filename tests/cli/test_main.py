@@ -171,7 +171,7 @@ def test_a_device_that_is_missing_is_no_fault_of_the_weights(run, tmp_path):
         str(run),
         str(picture(tmp_path / "a.png")),
     ]
-    environment = os.environ | {"JAX_PLATFORMS": "tpu"}
+    environment = os.environ | {"JAX_PLATFORMS": "rocm"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == cli.MISTAKE, done.stderr
     assert "segjax predict: JAX finds no device: " in done.stderr

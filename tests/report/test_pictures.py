@@ -28,7 +28,7 @@ def luminance(colour):
 
 
 def test_errors_differ_from_what_is_right_without_colours():
-    white, black = (pictures._faded(np.full((1, 1, 3), v, np.uint8))[0, 0] for v in (255, 0))
+    white, black = (pictures.faded(np.full((1, 1, 3), v, np.uint8))[0, 0] for v in (255, 0))
     darkest_right = luminance(black)
     assert luminance(white) > darkest_right > luminance(pictures.STRIPE) + 80
     assert darkest_right > luminance(pictures.WRONG) + 15
