@@ -4,7 +4,7 @@
         --config.train.init_from=resnet101.pth --workdir=runs/deeplab_v3_cityscapes
 
 Output stride 16, crops of 769, whole images in evaluation, filled up to 1025x2049, where corners
-stay aligned; at stride 8 with --config.model.output_stride=8.
+stay aligned; at stride 8 with --protocol=deeplab_v3_single.
 Body and normalisation are as torchvision's ImageNet weights need them, stride_in="3x3" and
 first_rate="previous". Without these two fields the network is the paper's, for weights trained with
 the stride in the 1x1 convolution.

@@ -4,7 +4,7 @@
         --config.train.init_from=resnet101.pth --workdir=runs/deeplab_v3
 
 Output stride 16, BatchNorm trained on global batches of 16 with decay 0.9997, loss on upsampled
-logits. Evaluate at stride 8 with --config.model.output_stride=8; the second phase is
+logits. Evaluate at stride 8 with --protocol=deeplab_v3_single; the second phase is
 configs/deeplab_v3_voc_phase2.py. The paper names no weight decay: it is the TensorFlow release's,
 which is on the kernels alone.
 Body and normalisation are as torchvision's ImageNet weights need them, stride_in="3x3" and

@@ -4,7 +4,7 @@
 
 `segjax check FOLDER` tells first whether the folder can be used, and how. The crop is the largest
 image, or 256 pixels a side. With `--config.train.init_from=` a run or a file of weights of the same
-kind of network it fine-tunes; what does not fit, a head of other classes for example, is
+kind of network it fine-tunes; layers that do not fit, a head of other classes for example, are
 initialised afresh and listed.
 
 Hardware: one CPU.

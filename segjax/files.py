@@ -21,7 +21,7 @@ THREADS = 16  # that copy
 def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Opens a file that appears under its name when it is complete, or not at all.
 
-    It is written beside its place under a name of its own, so several writers of one path do not
+    It is written in the same folder under a name of its own, so several writers of one path do not
     disturb each other: the last one stays. Missing folders are made. In a bucket the file is held
     in memory and sent when it is complete; a bucket shows nothing of a file before its end.
 

@@ -396,7 +396,7 @@ def _welcome(
         server = socket.create_server(("", address[1]), family=family, dualstack_ipv6=both)
     except OSError as error:
         raise ValueError(
-            f"port {address[1]}, the one beside the coordinator's, cannot be used: "
+            f"port {address[1]}, the one next to the coordinator's, cannot be used: "
             f"{error.strerror}; name another --coordinator=HOST:PORT"
         ) from error
     peers: dict[int, Peer] = {}

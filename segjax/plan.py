@@ -83,7 +83,7 @@ class Plan:
     def _notes(self) -> list[str]:
         notes = [f"{self.parameters:,} parameters; all numbers are those of one device and step"]
         if self.remat:
-            notes.append("GFLOP: with what model.remat computes a second time")
+            notes.append("GFLOP include what model.remat computes twice")
         if self.memory is None:
             notes.append(f"the memory of this {self.backend} is not known: give it, --memory=GB")
         for crop in dict.fromkeys(p.crop for p in self.points):

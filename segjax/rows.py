@@ -53,7 +53,7 @@ def split(x: jax.Array, rows: int) -> jax.Array:
 def check(model: nn.Module, size: tuple[int, int], rows: int) -> None:
     """Refuses images whose rows cannot be divided, or whose bands are lower than a kernel reaches.
 
-    A kernel that reaches beyond the band beside its own makes the compiler gather the whole map on
+    A kernel that reaches beyond the next band makes the compiler gather the whole map on
     each device. The result would be right, but each device would need the memory that several were
     taken to save.
 

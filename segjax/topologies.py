@@ -25,12 +25,12 @@ direction, and for each all-reduce 1 µs for every chip along the sides of the s
 not close to a ring, as in small slices, take up to twice as long. Efficiency is the time of a
 chip alone over that of one of n, at the same images per chip; input and stragglers cost nothing.
 Past the largest slice, slices add up over the network of the data centre, whose latency is not
-counted: an upper bound. What model.remat computes a second time is counted. With train.rows, a
+counted: an upper bound. Maps that model.remat computes twice count twice. With train.rows, a
 batch is that of a group of chips, and the rows that they exchange are not counted."""
 
 QUICK = """\
 Compiled with the least effort: the step that will run needs less memory, and its traffic is
-somewhat different. What does not fit here may fit without --quick."""
+somewhat different. A step that does not fit here may fit without --quick."""
 
 LEAST = 9  # XLA's EFFORT_O0; JAX 0.10 takes the number alone
 HOP = 1e-6  # seconds; about, says jax-ml.github.io/scaling-book/sharding

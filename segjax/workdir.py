@@ -109,7 +109,7 @@ def read(
     if path.is_file() and path.name != WEIGHTS:
         raise ValueError(
             f"{path} is a file; give the folder of a run, or a file {WEIGHTS} with its config.json "
-            "beside it. Published weights: segjax convert FILE FOLDER"
+            "in the same folder. Published weights: segjax convert FILE FOLDER"
         )
     if path.is_file() or (path / WEIGHTS).is_file():
         if step != "best":

@@ -95,7 +95,7 @@ def test_table_says_what_fits(made):
 def test_table_says_where_maps_are_computed_twice(made):
     again = Config(model=Net(remat=True), compile=CONFIG.compile)
     assert plan.make(again, [(8, 8)], [1]).remat and not made.remat
-    note = "GFLOP: with what model.remat computes a second time"
+    note = "GFLOP include what model.remat computes twice"
     assert note in dataclasses.replace(made, remat=True).table("title").caption
     assert note not in made.table("title").caption
 

@@ -18,10 +18,10 @@ COMMANDS = {  # in the order of use
 }
 
 CRF_HELP = (
-    "refine by a fully connected CRF%s. auto, which --crf alone means too: the first of these that "
-    "there is: learnt with the network, tuned by segjax tune-crf, the protocol's, that of the "
-    "network's paper, DeepLab v2's. Or none, learnt, tuned, or a preset: deeplab_v2_resnet101, "
-    "... [learnt, if there is one]"
+    "refine by a fully connected CRF%s: auto (also --crf alone), none, learnt, tuned, or a preset "
+    "such as deeplab_v2_resnet101. auto takes the first that exists: learnt with the network, "
+    "tuned by segjax tune-crf, the protocol's, the network's paper's, DeepLab v2's [learnt, if "
+    "there is one]"
 )
 
 

@@ -105,12 +105,12 @@ def _of_slice(
 def _cells(program: "Program", topology: "Slice") -> dict[str, str]:
     """Returns the column of a program, by the name of the row."""
     from segjax import topologies
+    from segjax.devices import GIB
 
     chips, chip, times = topology.chips, topology.chip, topologies.times(program, topology)
-    gib = 2**30
     return {
         "fits": "yes",
-        f"memory, of {chip.memory / gib:.0f} GiB": f"{program.memory / gib:.2f} GiB",
+        f"memory, of {chip.memory / GIB:.0f} GiB": f"{program.memory / GIB:.2f} GiB",
         "operations": f"{program.flops / 1e9:,.1f} GFLOP",
         f"operations of all {chips} chips": f"{program.flops * chips / 1e9:,.1f} GFLOP",
         "traffic": f"{program.traffic / 1e9:,.2f} GB",

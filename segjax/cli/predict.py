@@ -4,6 +4,7 @@ import argparse
 import collections
 import csv
 import io
+import itertools
 import os
 import pathlib
 import sys
@@ -83,7 +84,8 @@ def main(argv: Sequence[str]) -> int:
                     failed.append(str(error))
                     bar.advance(task)
 
-        for chunk in _chunks(readable(), seg.batch_size):
+        found = readable()
+        while chunk := list(itertools.islice(found, seg.batch_size)):
             images = [image for _, image in chunk]
             predictions = seg(images, protocol=protocol, crf=kernels, probs=arguments.probs)
             for (job, _), prediction in zip(chunk, predictions, strict=True):
@@ -302,14 +304,3 @@ def _ahead(
             if len(waiting) > AHEAD:
                 yield waiting.popleft()
         yield from waiting
-
-
-def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    chunk = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

@@ -202,8 +202,8 @@ class Batches(Iterator[Batch]):
             self._damaged.add(number)
             if len(self._damaged) > self._data.max_decode_errors:
                 return DataError(
-                    f"{batch.damaged[number]}. It is one more than data.max_decode_errors, "
-                    f"{self._data.max_decode_errors}, lets be left out"
+                    f"{batch.damaged[number]}. That is one damaged record more than "
+                    f"data.max_decode_errors, {self._data.max_decode_errors}, allows"
                 )
             log.warn(f"left out, the next record stands in: {batch.damaged[number]}")
         return batch
@@ -429,7 +429,7 @@ def _none_left(damaged: dict[int, str], spare: int) -> DataError:
         lines[10:] = [f"and {len(lines) - 10} more"]
     return DataError(
         "\n".join(lines) + f"\nThese are {len(damaged)} damaged records, and "
-        f"data.max_decode_errors, {spare}, lets no more be left out"
+        f"data.max_decode_errors, {spare}, allows no more"
     )
 
 

@@ -301,7 +301,7 @@ def test_more_damaged_records_than_allowed_end_the_run(prepared, data):
     broken = dataclasses.replace(prepared)
     object.__setattr__(broken, "source", lambda split: Broken())
     allowing = dataclasses.replace(data, max_decode_errors=1)
-    told = r"record 00[26] is empty.*one more than .*errors, 1"
+    told = r"record 00[26] is empty.*one damaged record more than .*errors, 1"
     with train(broken, allowing, batch_size=1) as batches, pytest.raises(DataError, match=told):
         for _ in range(9):
             next(batches)
@@ -328,7 +328,7 @@ def test_damaged_neighbours_are_all_named_with_the_limit(prepared):
         pipeline.load([3], source=source, canvas=(30, 40), fill=(0, 0, 0), where="x", spare=spare)
 
     load(3, spare=1)
-    with pytest.raises(DataError, match=r"(?s)record 003 .*record 004 .*are 2 .*errors, 1, lets"):
+    with pytest.raises(DataError, match=r"(?s)record 003 .*record 004 .*are 2 .*errors, 1, allows"):
         load(3, 4, spare=1)
     with pytest.raises(DataError, match=r"(?s)record 003 (?!.*record 004)(?!.*errors)"):
         load(3, 4, spare=0)
