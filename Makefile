@@ -23,7 +23,7 @@ demo: install
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The inner loop: what needs no long compilation, in under 90 seconds on two cores.
 FAST := tests/crf/test_kernels.py tests/data/test_images.py tests/data/test_labels.py \

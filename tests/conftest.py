@@ -52,6 +52,17 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# Files that take minutes, which workers are to begin with: the last one would wait for them alone.
+SLOW = (
+    *("test_training.py", "test_distributed.py", "test_configs.py", "test_segmenter.py"),
+    *("test_snippets.py", "test_crf_rnn.py", "test_train.py", "test_networks.py", "test_trial.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in SLOW)
+
+
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)

@@ -371,7 +371,6 @@ class Forbids(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections
 def test_mistakes_are_one_line_before_anything_is_compiled(bucket, monkeypatch, capsys):
     train = ["train", "--config=demo"]
 

@@ -32,10 +32,7 @@ from segjax.data.labels import colour_map
 from tests.reference import fill
 
 ROOT = pathlib.Path(__file__).parents[1]
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),  # of Python
-    pytest.mark.usefixtures("compiled_once"),
-]
+pytestmark = pytest.mark.usefixtures("compiled_once")
 PYTHON, SHELL = ("python", "py"), ("sh", "bash", "shell", "console")
 
 # Names that a snippet takes as given, by the beginning of where it stands.

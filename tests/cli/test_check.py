@@ -27,7 +27,6 @@ def write_folder(root, count=10, ids=2):
     return root
 
 
-@pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections
 def test_check_says_what_is_there_and_what_to_write(tmp_path, capsys):
     root = write_folder(tmp_path / "mine")
     assert cli.main(["check", str(root)]) == 0
@@ -41,7 +40,6 @@ def test_check_says_what_is_there_and_what_to_write(tmp_path, capsys):
     assert cli.main([*words[1:], f"--workdir={tmp_path}/run", *small]) == 0
 
 
-@pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections
 def test_what_the_folder_tells_is_known_to_the_whole_run(tmp_path, capsys, monkeypatch):
     root, run = write_folder(tmp_path / "mine", ids=3), tmp_path / "run"
     (root / "classes.txt").write_text("sky\nroad\ncar\n")

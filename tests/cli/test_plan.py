@@ -6,14 +6,9 @@ from segjax import topologies
 from segjax.cli import main as cli
 from tests.cli.runs import said
 
-# ml_collections loads a configuration in a way that Python has deprecated.
-LOADER = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
-
-@LOADER
-@pytest.mark.parametrize("config", ["configs/demo.py", "demo"])
-def test_plan_prints_a_row_for_each_crop(capsys, config):
-    arguments = [f"--config={config}", "--config.model.width=2", "--memory=0.5"]
+def test_plan_prints_a_row_for_each_crop(capsys):
+    arguments = ["--config=demo", "--config.model.width=2", "--memory=0.5"]
     assert cli.main(["plan", *arguments, "--crop", "32x48", "40x40", "--batch", "1"]) == 0
     printed, _ = said(capsys)
     rows = [line for line in printed.splitlines() if "32x48 │" in line or "40x40 │" in line]
@@ -21,7 +16,6 @@ def test_plan_prints_a_row_for_each_crop(capsys, config):
     assert "parameters; all numbers are those of one device" in printed
 
 
-@LOADER
 def test_plan_of_a_slice_says_what_fits_and_what_to_change(capsys, monkeypatch):
     def train_step(config, topology, crop, batch, quick):
         assert quick
@@ -44,7 +38,6 @@ def test_plan_of_a_slice_says_what_fits_and_what_to_change(capsys, monkeypatch):
     assert "Compiled with the least effort" in words and "may fit without --quick" in words
 
 
-@LOADER
 @pytest.mark.parametrize("topology", [[], ["--topology=v5e:2x2"]])
 def test_plan_refuses_rows_that_no_run_could_have(capsys, monkeypatch, topology):
     monkeypatch.setattr(topologies, "compile_only", lambda topology: [])
@@ -53,7 +46,6 @@ def test_plan_refuses_rows_that_no_run_could_have(capsys, monkeypatch, topology)
     assert "does not divide the 33 rows" in said(capsys)[1]
 
 
-@LOADER
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
