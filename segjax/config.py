@@ -384,7 +384,9 @@ def check_optim(optim: Optim) -> None:
         if not 0 <= getattr(optim, name) < 1:
             raise ValueError(f"optim.{name} is {getattr(optim, name)}; it is from 0 to below 1")
     if optim.schedule == "step" and not optim.step_factor:
-        raise ValueError("optim.step_factor is 0; the learning rate is multiplied by it: above 0")
+        raise ValueError(
+            "optim.step_factor is 0; it multiplies the learning rate: write one above 0"
+        )
     if optim.end_lr > optim.lr:
         raise ValueError(
             f"optim.end_lr is {optim.end_lr}, above optim.lr, {optim.lr}: it is the floor to which "

@@ -1,5 +1,6 @@
 """Strict settings for every test: four virtual devices, no silent promotion, no TensorFlow."""
 
+import contextlib
 import gc
 import importlib.abc
 import importlib.machinery
@@ -85,18 +86,24 @@ def programs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def compiled_once(programs):
     """For a file whose runs are alike: programs are kept as they are between commands."""
+    with cached(programs) as settings, pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name.upper(), str(value))  # for processes that tests start
+        yield
+
+
+@contextlib.contextmanager
+def cached(folder):
+    """Keeps all programs that are compiled inside in a folder; gives the settings of JAX."""
     settings = {
-        "jax_compilation_cache_dir": str(programs),
+        "jax_compilation_cache_dir": str(folder),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
     before = {name: getattr(jax.config, name) for name in settings}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name.upper(), str(value))  # for processes that tests start
-        for values in (settings, before):
-            for name, value in values.items():
-                jax.config.update(name, value)
-            compilation_cache.reset_cache()
-            if values is settings:
-                yield
+    for values in (settings, before):
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if values is settings:
+            yield settings

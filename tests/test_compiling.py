@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from segjax import compiling
+from tests.conftest import cached
 
 
 @pytest.fixture(autouse=True)
@@ -61,19 +61,8 @@ def test_what_the_user_sets_stays(monkeypatch):
 
 @pytest.fixture
 def cache_folder(tmp_path):
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield tmp_path
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    with cached(tmp_path):
+        yield tmp_path
 
 
 def test_programs_can_be_stored(cache_folder):

@@ -7,7 +7,6 @@ import ast
 import copy
 import dataclasses
 import difflib
-import os
 import re
 import runpy
 import traceback
@@ -82,8 +81,9 @@ def _word(name: Any) -> str:
 
 def _of_file(path: str) -> Config:
     """Returns what the function get_config() of a file returns."""
-    path = os.fspath(configs.shipped().get(path, path))
-    if not paths.local(path, "--config").is_file():
+    file = paths.local(configs.shipped().get(path, path), "--config")
+    path = str(file)
+    if not file.is_file():
         raise ValueError(
             f"--config is {path}: no such file; give a file, or one of "
             f"{', '.join(configs.shipped())}, which segjax configs NAME FILE copies for editing"

@@ -84,8 +84,8 @@ class Source:
 def detect(tensors: Tensors) -> str | None:
     """Returns the key of the source that has such tensors, None when there is none."""
     for key, source in SOURCES.items():
-        named = any(re.fullmatch(source.mark, source.canonical(name)) for name in tensors)
-        if named and source.marked(tensors):
+        named = {source.canonical(name): array for name, array in tensors.items()}
+        if any(re.fullmatch(source.mark, name) for name in named) and source.marked(named):
             return key
     return None
 

@@ -186,6 +186,7 @@ def fits(source: str, shapes: dict[str, tuple[int, ...]], model: nn.Module) -> l
     needed = {path: leaf.shape for path, leaf in files.flatten(shapes_of(model)).items()}
     tensors = {name: np.broadcast_to(np.float32(1), shape) for name, shape in shapes.items()}
     assert sources.detect(tensors) == source
+    assert sources.detect({f"module.{name}": a for name, a in tensors.items()}) == source
     values, unused = sources.translate(chosen, tensors, needed, epsilon=1e-5, seed=0)
     assert unused == []
     assert {path: value.shape for path, value in values.items()} == {
